@@ -1,0 +1,92 @@
+"""pytest fixtures, a QMP client and a fake QEMU for anything that runs in QEMU or speaks QMP.
+
+Public names are loaded when they are first used, so that importing the plugin into a test run
+that has no virtual machine costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from pytest_qmp._version import __version__
+
+if TYPE_CHECKING:
+    from pytest_qmp.errors import (
+        FakeQMPServerError,
+        NeedsRealGuestError,
+        QMPCapabilitiesError,
+        QMPCommandError,
+        QMPConnectError,
+        QMPDisconnectedError,
+        QMPError,
+        QMPProtocolError,
+        QMPTimeoutError,
+        UnmodelledCommandError,
+        VMConfigError,
+        VMError,
+        VMLaunchError,
+    )
+    from pytest_qmp.fake.server import FakeQMPServer
+    from pytest_qmp.qmp.client import QMPClient
+    from pytest_qmp.qmp.events import QMPEvent
+    from pytest_qmp.vm.config import Drive, VMConfig
+    from pytest_qmp.vm.machine import VirtualMachine
+
+_HOMES = {
+    "Drive": "pytest_qmp.vm.config",
+    "FakeQMPServer": "pytest_qmp.fake.server",
+    "FakeQMPServerError": "pytest_qmp.errors",
+    "NeedsRealGuestError": "pytest_qmp.errors",
+    "QMPCapabilitiesError": "pytest_qmp.errors",
+    "QMPClient": "pytest_qmp.qmp.client",
+    "QMPCommandError": "pytest_qmp.errors",
+    "QMPConnectError": "pytest_qmp.errors",
+    "QMPDisconnectedError": "pytest_qmp.errors",
+    "QMPError": "pytest_qmp.errors",
+    "QMPEvent": "pytest_qmp.qmp.events",
+    "QMPProtocolError": "pytest_qmp.errors",
+    "QMPTimeoutError": "pytest_qmp.errors",
+    "UnmodelledCommandError": "pytest_qmp.errors",
+    "VMConfig": "pytest_qmp.vm.config",
+    "VMConfigError": "pytest_qmp.errors",
+    "VMError": "pytest_qmp.errors",
+    "VMLaunchError": "pytest_qmp.errors",
+    "VirtualMachine": "pytest_qmp.vm.machine",
+}
+
+__all__ = [
+    "Drive",
+    "FakeQMPServer",
+    "FakeQMPServerError",
+    "NeedsRealGuestError",
+    "QMPCapabilitiesError",
+    "QMPClient",
+    "QMPCommandError",
+    "QMPConnectError",
+    "QMPDisconnectedError",
+    "QMPError",
+    "QMPEvent",
+    "QMPProtocolError",
+    "QMPTimeoutError",
+    "UnmodelledCommandError",
+    "VMConfig",
+    "VMConfigError",
+    "VMError",
+    "VMLaunchError",
+    "VirtualMachine",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

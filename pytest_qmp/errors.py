@@ -1,0 +1,140 @@
+"""Every error that pytest-qmp raises, in one tree under QMPError.
+
+The text of each says what was being done, what was seen, and what to do about it. Nothing here
+imports anything heavy, so that any floor can raise any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = [
+    "FakeQMPServerError",
+    "NeedsRealGuestError",
+    "QMPCapabilitiesError",
+    "QMPCommandError",
+    "QMPConnectError",
+    "QMPDisconnectedError",
+    "QMPError",
+    "QMPProtocolError",
+    "QMPTimeoutError",
+    "UnmodelledCommandError",
+    "VMConfigError",
+    "VMError",
+    "VMLaunchError",
+]
+
+
+class QMPError(Exception):
+    """The root of the tree: catch it to catch whatever pytest-qmp raises."""
+
+
+class QMPConnectError(QMPError, ConnectionError):
+    """No connection could be made, or the connection is not there any more."""
+
+
+class QMPDisconnectedError(QMPConnectError):
+    """The peer went away in the middle of a conversation, or the client was closed."""
+
+
+class QMPCapabilitiesError(QMPError):
+    """The peer refused the capabilities negotiation (``qmp_capabilities``)."""
+
+
+class QMPTimeoutError(QMPError, TimeoutError):
+    """A wait reached its deadline. The connection stays usable unless the text says otherwise."""
+
+
+class QMPProtocolError(QMPError):
+    """The peer sent something that is not QMP. The text shows the bytes."""
+
+
+class QMPCommandError(QMPError):
+    """QEMU answered a command with an error.
+
+    Source: the QMP specification, section "Error".
+
+    Attributes:
+        error_class: QMP's error class, mostly ``GenericError`` or ``CommandNotFound``.
+        desc: QEMU's own words.
+        command: the command that was sent.
+        arguments: its arguments, as they were sent.
+        reply: the whole reply.
+    """
+
+    def __init__(
+        self,
+        error_class: str,
+        desc: str,
+        *,
+        command: str = "",
+        arguments: Mapping[str, Any] | None = None,
+        reply: Mapping[str, Any] | None = None,
+        hint: str = "",
+    ) -> None:
+        self.error_class = error_class
+        self.desc = desc
+        self.command = command
+        self.arguments = dict(arguments or {})
+        self.reply = dict(reply or {})
+        self.hint = hint
+        super().__init__(error_class, desc)
+
+    def __str__(self) -> str:
+        asked = f"QEMU refused {self.command!r}" if self.command else "QEMU refused a command"
+        if self.arguments:
+            asked += f" with {_short(self.arguments)}"
+        text = f"{asked}: {self.error_class}: {self.desc}"
+        return f"{text}\n{self.hint}" if self.hint else text
+
+
+class VMError(QMPError):
+    """A virtual machine could not do what it was asked to."""
+
+
+class VMConfigError(VMError, ValueError):
+    """A VMConfig (or what the marker or the options made of it) can't describe a machine."""
+
+
+class VMLaunchError(VMError):
+    """The machine did not start.
+
+    Attributes:
+        argv: the full command line.
+        exit_status: the exit status of QEMU, negative for a signal, None if it did not get so far.
+        stderr: what QEMU wrote to its standard error.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        argv: tuple[str, ...] = (),
+        exit_status: int | None = None,
+        stderr: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.argv = argv
+        self.exit_status = exit_status
+        self.stderr = stderr
+
+
+class NeedsRealGuestError(VMError):
+    """The fake can't do this: it has no guest, and no script plays one.
+
+    The plugin turns it into a skip, or into a failure under ``--qmp-require``.
+    """
+
+
+class FakeQMPServerError(QMPError):
+    """The fake was used in a way that a real QEMU could not have been, or broke down itself."""
+
+
+class UnmodelledCommandError(FakeQMPServerError):
+    """A client sent commands that the fake does not model. The text names the stubs to write."""
+
+
+def _short(arguments: Mapping[str, Any], limit: int = 400) -> str:
+    text = repr(dict(arguments))
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

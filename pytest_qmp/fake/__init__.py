@@ -1,0 +1,1 @@
+"""A QMP server that behaves like the QEMU that it is told to be."""

@@ -1,0 +1,1 @@
+"""The QMP protocol: a sans-I/O core, events, and the clients. Needs nothing but Python."""
