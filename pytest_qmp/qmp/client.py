@@ -1,0 +1,550 @@
+"""The blocking QMP client."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Union
+
+from pytest_qmp.errors import (
+    QMPCapabilitiesError,
+    QMPCommandError,
+    QMPDisconnectedError,
+    QMPError,
+    QMPProtocolError,
+    QMPTimeoutError,
+)
+from pytest_qmp.qmp.address import AddressLike, parse_address
+from pytest_qmp.qmp.connection import BlockingConnection
+from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.events import EventLog, EventMatcher, Match, QMPEvent
+from pytest_qmp.qmp.messages import Greeting, QMPVersion, argument_name, command_name
+from pytest_qmp.qmp.session import Call, Session, TranscriptEntry
+from pytest_qmp.qmp.transport import Listener, SocketTransport, connect_socket
+from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE
+
+__all__ = ["DEFAULT", "DEFAULT_TIMEOUT", "EventExpectation", "QMPClient", "Timeout"]
+
+DEFAULT_TIMEOUT: Final = 30.0
+_ONE_CLIENT = (
+    "A QMP socket serves one client at a time and lets the others wait without a word: check that "
+    "no other client is connected to it"
+)
+
+
+class _Default:
+    def __repr__(self) -> str:
+        return "the client's timeout"
+
+
+DEFAULT: Final = _Default()
+Timeout = Union[float, None, _Default]
+
+
+class QMPClient:
+    """A connection to a QMP server, usable from any number of threads.
+
+    Make one with ``connect`` or ``listen``. Any command is a method: ``client.query_status()`` is
+    ``client.execute("query-status")``. As a context manager it closes itself.
+
+    Args:
+        timeout: seconds that a wait takes at most unless a call says otherwise; None: no limit.
+        max_message_size: of a reply, in bytes.
+        max_events: how many events the history keeps.
+
+    >>> from pytest_qmp import FakeQMPServer, QMPClient
+    >>> with FakeQMPServer() as server, QMPClient.connect(server.address) as client:
+    ...     client.query_status()["status"]
+    'running'
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_events: int = 100_000,
+    ) -> None:
+        self.timeout = timeout
+        self._max_message_size = max_message_size
+        self._events = EventLog(max_events)
+        self._connection: BlockingConnection | None = None
+        self._listener: Listener | None = None
+        self._address: AddressLike | None = None
+        self._peer = "QEMU"
+        self._commands: tuple[str, ...] | None = None
+        self.explain_loss: Callable[[], str] | None = None
+
+    # -- connecting ------------------------------------------------------------------------------
+
+    @classmethod
+    def connect(
+        cls,
+        address: AddressLike | socket.socket,
+        *,
+        timeout: Timeout = DEFAULT,
+        negotiate: bool = True,
+        **options: Any,
+    ) -> QMPClient:
+        """Connects, reads the greeting and negotiates.
+
+        Args:
+            address: a unix path, ``unix:PATH``, ``(host, port)``, ``HOST:PORT``, or a connected
+                socket, which the client owns from here on.
+            timeout: seconds for all of it together; tries again until then while the server is
+                not there yet.
+            negotiate: False leaves out ``qmp_capabilities``; ``negotiate()`` does it later.
+            options: those of the class.
+
+        Raises:
+            QMPConnectError: nobody is there, or nobody ever can be.
+            QMPTimeoutError: somebody is there but does not greet.
+            QMPProtocolError: what is there does not speak QMP.
+            QMPCapabilitiesError: the negotiation was refused.
+        """
+        __tracebackhide__ = True
+        client = cls(**options)
+        deadline = client._deadline(timeout)
+        if isinstance(address, socket.socket):
+            client._peer = "QEMU"
+            client._adopt(address, deadline, negotiate)
+        else:
+            client._address = address
+            client._connect(deadline, negotiate)
+        return client
+
+    @classmethod
+    def listen(cls, address: AddressLike, **options: Any) -> QMPClient:
+        """Listens for a QEMU that connects to us; ``accept()`` then waits for it.
+
+        Raises:
+            QMPConnectError: if the address can't be listened at.
+        """
+        client = cls(**options)
+        client._address = address
+        client._listener = Listener(parse_address(address))
+        return client
+
+    def accept(self, timeout: Timeout = DEFAULT, *, negotiate: bool = True) -> QMPClient:
+        """Waits for QEMU to connect, reads the greeting and negotiates.
+
+        Args:
+            timeout: seconds for all of it together.
+            negotiate: as in ``connect``.
+
+        Returns:
+            The client itself.
+
+        Raises:
+            QMPTimeoutError: nobody came, or did not greet.
+        """
+        __tracebackhide__ = True
+        if self._listener is None:
+            raise QMPError("accept() is for a client made by QMPClient.listen(address)")
+        deadline = self._deadline(timeout)
+        sock = self._listener.accept(deadline)
+        self._peer = f"QEMU at {self._listener.address}"
+        self._adopt(sock, deadline, negotiate)
+        return self
+
+    def reconnect(self, timeout: Timeout = DEFAULT) -> None:
+        """Connects anew to the same address. The history of events goes on.
+
+        Raises:
+            QMPError: if the client was made from a socket, which can't be had again; else as
+                ``connect`` does.
+        """
+        __tracebackhide__ = True
+        if self._address is None:
+            raise QMPError(
+                "this client was given a connected socket, so it knows no address to reconnect to"
+            )
+        self._disconnect()
+        if self._listener is not None:
+            self.accept(timeout)
+        else:
+            self._connect(self._deadline(timeout), negotiate=True)
+
+    def _connect(self, deadline: Deadline, negotiate: bool) -> None:
+        __tracebackhide__ = True
+        address = parse_address(self._address or "")
+        self._peer = f"QEMU at {address}"
+        self._adopt(connect_socket(address, deadline), deadline, negotiate)
+
+    def _adopt(self, sock: socket.socket, deadline: Deadline, negotiate: bool) -> None:
+        __tracebackhide__ = True
+        session = Session(self._events, self._max_message_size)
+        connection = BlockingConnection(SocketTransport(sock), session, self._peer)
+        connection.explain_loss = self._explain_loss
+        self._connection = connection
+        try:
+            self._await_greeting(connection, deadline)
+            if negotiate:
+                self._negotiate(deadline)
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _await_greeting(self, connection: BlockingConnection, deadline: Deadline) -> None:
+        __tracebackhide__ = True
+        session = connection.session
+        met = connection.wait(
+            lambda: session.greeting is not None or session.stray is not None, deadline
+        )
+        if session.stray is not None:
+            raise QMPProtocolError(
+                f"{self._peer} sent a reply before any greeting: {session.stray!r}. A guest agent "
+                "greets nobody; QEMU's monitor does"
+            )
+        if not met:
+            connection.raise_unmet("the greeting", deadline, _ONE_CLIENT)
+
+    def negotiate(self, timeout: Timeout = DEFAULT) -> None:
+        """Leaves the negotiation mode, with what the server offers of what we know (``oob``).
+
+        Raises:
+            QMPCapabilitiesError: if the server refuses.
+        """
+        __tracebackhide__ = True
+        self._negotiate(self._deadline(timeout))
+
+    def _negotiate(self, deadline: Deadline) -> None:
+        __tracebackhide__ = True
+        offered = self.greeting.capabilities
+        arguments = {"enable": ["oob"]} if "oob" in offered else None
+        call = self._call("qmp_capabilities", arguments, deadline)
+        if call.reply is not None and "error" in call.reply:
+            raise QMPCapabilitiesError(
+                f"{self._peer} refused the negotiation: {call.reply['error'].get('desc')}"
+            )
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: Timeout = DEFAULT,
+        oob: bool = False,
+        fds: Sequence[int] = (),
+        **keywords: Any,
+    ) -> Any:
+        """Executes a command and waits for its reply.
+
+        Args:
+            command: its name, such as ``query-status``.
+            arguments: its arguments, named as QMP names them.
+            timeout: seconds for the whole wait; None: no limit.
+            oob: True executes out of band (``exec-oob``).
+            fds: descriptors to pass with it (for ``getfd``, ``add-fd``).
+            keywords: more arguments; ``_`` in a name stands for ``-``.
+
+        Returns:
+            What QEMU returned.
+
+        Raises:
+            QMPCommandError: QEMU refused it.
+            QMPTimeoutError: no reply in time; the client stays usable.
+            QMPDisconnectedError: QEMU is gone.
+            QMPProtocolError: QEMU sent what is not QMP.
+        """
+        __tracebackhide__ = True
+        if keywords:
+            named = {argument_name(command, key): value for key, value in keywords.items()}
+            arguments = {**arguments, **named} if arguments else named
+        call = self._call(command, arguments, self._deadline(timeout), oob=oob, fds=fds)
+        reply = call.reply or {}
+        if "return" in reply:
+            return reply["return"]
+        raise self._refusal(call)
+
+    def execute_raw(
+        self, message: Mapping[str, Any], *, timeout: Timeout = DEFAULT
+    ) -> dict[str, Any]:
+        """Sends a message as it is and returns the whole reply, an error too.
+
+        Args:
+            message: such as ``{"execute": "query-status", "id": "mine"}``.
+            timeout: seconds for the whole wait.
+
+        Raises:
+            QMPTimeoutError, QMPDisconnectedError, QMPProtocolError: as ``execute``.
+        """
+        __tracebackhide__ = True
+        connection = self._connected()
+        call = connection.send(lambda: connection.session.raw_call(message))
+        connection.wait_for_reply(call, self._deadline(timeout))
+        return call.reply or {}
+
+    def _call(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None,
+        deadline: Deadline,
+        *,
+        oob: bool = False,
+        fds: Sequence[int] = (),
+    ) -> Call:
+        __tracebackhide__ = True
+        connection = self._connected()
+        call = connection.send(lambda: connection.session.call(command, arguments, oob=oob), fds)
+        connection.wait_for_reply(call, deadline)
+        return call
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        command = command_name(name)
+
+        def run(arguments: Mapping[str, Any] | None = None, /, **keywords: Any) -> Any:
+            __tracebackhide__ = True
+            return self.execute(command, arguments, **keywords)
+
+        run.__name__ = name
+        run.__doc__ = f"Executes {command}; see ``execute``."
+        return run
+
+    def _refusal(self, call: Call) -> QMPCommandError:
+        error = (call.reply or {}).get("error")
+        error = error if isinstance(error, dict) else {}
+        error_class = str(error.get("class", "GenericError"))
+        return QMPCommandError(
+            error_class,
+            str(error.get("desc", "")),
+            command=call.command,
+            arguments=call.arguments,
+            reply=call.reply,
+            hint=self._did_you_mean(call.command) if error_class == "CommandNotFound" else "",
+        )
+
+    def _did_you_mean(self, command: str) -> str:
+        # Only a refused command pays for this question.
+        import difflib
+
+        if self._commands is None:
+            try:
+                reply = self._call("query-commands", None, Deadline(2.0)).reply or {}
+                self._commands = tuple(one["name"] for one in reply["return"])
+            except (QMPError, KeyError, TypeError):
+                return ""
+        near = difflib.get_close_matches(command, self._commands, n=3)
+        version = f"QEMU {self.version}"
+        if command in self._commands:
+            return ""
+        if near:
+            return f"{version} has no such command; did you mean {' or '.join(map(repr, near))}?"
+        return f"{version} has no such command among its {len(self._commands)}"
+
+    # -- events ----------------------------------------------------------------------------------
+
+    @property
+    def events(self) -> EventLog:
+        """All events so far, those included that have arrived but were not asked for."""
+        if self._connection is not None:
+            self._connection.poll()
+        return self._events
+
+    def wait_for_event(
+        self,
+        name: str | Iterable[str],
+        match: Match = None,
+        timeout: Timeout = DEFAULT,
+    ) -> QMPEvent:
+        """Takes the first event that fits, of those that came and were not taken yet, or to come.
+
+        Args:
+            name: the event's name, or several of which any will do.
+            match: a partial dict over the whole event (``{"data": {"guest": True}}``), or a
+                callable that gets the event.
+            timeout: seconds for the whole wait.
+
+        Raises:
+            QMPTimeoutError: it did not come; the text lists what did, nearest first.
+            QMPDisconnectedError: QEMU is gone, and it was not among what QEMU left behind.
+            ValueError: the match can't ever fit.
+        """
+        __tracebackhide__ = True
+        return self.wait_for_event_since(0, EventMatcher(name, match), self._deadline(timeout))
+
+    def wait_for_event_since(
+        self, since: int, matcher: EventMatcher, deadline: Deadline
+    ) -> QMPEvent:
+        """The same, but only for events that have that number in the history or a later one."""
+        __tracebackhide__ = True
+        found: list[QMPEvent] = []
+        cursor = since
+
+        def ready() -> bool:
+            nonlocal cursor
+            event = self._events.take(matcher, cursor)
+            cursor = max(cursor, self._events.total)
+            if event is not None:
+                found.append(event)
+            return bool(found)
+
+        connection = self._connection
+        if connection is None:
+            if not ready():
+                self._connected()
+        elif not connection.wait(ready, deadline):
+            connection.raise_unmet(f"the event {matcher}", deadline, self._events.describe(matcher))
+        return found[0]
+
+    def expect_event(
+        self,
+        name: str | Iterable[str],
+        match: Match = None,
+        timeout: Timeout = DEFAULT,
+    ) -> EventExpectation:
+        """A context manager that, at its end, waits for an event that came from inside it.
+
+        >>> from pytest_qmp import FakeQMPServer, QMPClient
+        >>> with FakeQMPServer() as server, QMPClient.connect(server.address) as client:
+        ...     with client.expect_event("STOP") as stopped:
+        ...         _ = client.stop()
+        ...     stopped.value.name
+        'STOP'
+        """
+        return EventExpectation(self, EventMatcher(name, match), self._effective(timeout))
+
+    def assert_no_event(
+        self, name: str | Iterable[str], within: float = 0.0, match: Match = None
+    ) -> None:
+        """Fails if such an event is among those not taken yet, or comes within that time.
+
+        Args:
+            name: the event's name, or several.
+            within: seconds to watch on.
+            match: as in ``wait_for_event``.
+
+        Raises:
+            AssertionError: it came.
+        """
+        __tracebackhide__ = True
+        matcher = EventMatcher(name, match)
+        deadline = Deadline(within)
+        try:
+            event = self.wait_for_event_since(0, matcher, deadline)
+        except QMPTimeoutError:
+            return
+        raise AssertionError(
+            f"no event {matcher} was to come within {seconds(within)}, but after "
+            f"{seconds(deadline.elapsed)} came {event}"
+        )
+
+    # -- the connection itself -------------------------------------------------------------------
+
+    @property
+    def greeting(self) -> Greeting:
+        """What the server said first.
+
+        Raises:
+            QMPDisconnectedError: if there was no connection yet.
+        """
+        greeting = self._connection.session.greeting if self._connection else None
+        if greeting is None:
+            raise QMPDisconnectedError(f"{self._peer} has not greeted: connect first")
+        return greeting
+
+    @property
+    def version(self) -> QMPVersion:
+        """QEMU's version, from the greeting; compares like a tuple: ``version >= (8, 0)``."""
+        return self.greeting.version
+
+    @property
+    def connected(self) -> bool:
+        """False once either side has closed the connection, as far as was read."""
+        return self._connection is not None and self._connection.session.failure is None
+
+    @property
+    def transcript(self) -> list[TranscriptEntry]:
+        """The last bytes both ways: (``time.monotonic()``, ``>`` or ``<``, bytes)."""
+        return list(self._connection.session.transcript) if self._connection else []
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._connected().fileno()
+
+    def close(self) -> None:
+        """Closes the connection and stops listening. Idempotent; ends waits in other threads."""
+        self._disconnect()
+        if self._listener is not None:
+            self._listener.close()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def _connected(self) -> BlockingConnection:
+        if self._connection is None:
+            raise QMPDisconnectedError(
+                "the client is not connected: accept() first"
+                if self._listener
+                else "the client is not connected: make it by QMPClient.connect(address)"
+            )
+        return self._connection
+
+    def _explain_loss(self) -> str:
+        return self.explain_loss() if self.explain_loss is not None else ""
+
+    def _effective(self, timeout: Timeout) -> float | None:
+        return self.timeout if isinstance(timeout, _Default) else timeout
+
+    def _deadline(self, timeout: Timeout) -> Deadline:
+        return Deadline(self._effective(timeout))
+
+    def __enter__(self) -> QMPClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<QMPClient of {self._peer}{'' if self.connected else ', not connected'}>"
+
+
+class EventExpectation:
+    """What ``expect_event`` gives; ``value`` is the event, once the block has ended."""
+
+    def __init__(self, client: QMPClient, matcher: EventMatcher, timeout: float | None) -> None:
+        self._client = client
+        self._matcher = matcher
+        self._timeout = timeout
+        self._since = 0
+        self._event: QMPEvent | None = None
+
+    @property
+    def value(self) -> QMPEvent:
+        """The event.
+
+        Raises:
+            QMPError: if the block has not ended yet.
+        """
+        if self._event is None:
+            raise QMPError(f"the event {self._matcher} is known once the with block has ended")
+        return self._event
+
+    event = value
+
+    def __enter__(self) -> EventExpectation:
+        self._since = self._client.events.total
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        __tracebackhide__ = True
+        if kind is None:
+            deadline = Deadline(self._timeout)
+            self._event = self._client.wait_for_event_since(self._since, self._matcher, deadline)

@@ -1,0 +1,246 @@
+"""The state of one QMP connection without I/O: who is owed a reply, and which events came.
+
+The blocking and the asynchronous client both drive a Session: they move bytes, it knows what the
+bytes mean. It never raises for what the peer did: it ends, and keeps the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+from pytest_qmp.errors import QMPError, QMPProtocolError
+from pytest_qmp.qmp.events import EVENT_PREFIX, EventLog, QMPEvent
+from pytest_qmp.qmp.messages import Greeting, encode, encode_command
+from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE, MessageReader, show_bytes
+
+__all__ = ["Call", "Session", "TranscriptEntry"]
+
+_MISSING = object()
+_scan_json = json.JSONDecoder().raw_decode
+
+TranscriptEntry = tuple[float, str, bytes]
+
+
+class Call:
+    """A command that was sent, and its reply once there is one.
+
+    Attributes:
+        command: its name.
+        arguments: as they were sent.
+        id: as it was sent, or None.
+        oob: True if it was sent out of band.
+        reply: the whole reply, or None while it is owed.
+        abandoned: True once nobody waits for the reply any more.
+    """
+
+    __slots__ = ("abandoned", "arguments", "command", "data", "id", "oob", "reply")
+
+    def __init__(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None,
+        id: object,
+        oob: bool,
+        data: bytes,
+    ) -> None:
+        self.command = command
+        self.arguments = arguments
+        self.id = id
+        self.oob = oob
+        self.data = data
+        self.reply: dict[str, Any] | None = None
+        self.abandoned = False
+
+    def __repr__(self) -> str:
+        return f"<Call {self.command}{' (abandoned)' if self.abandoned else ''}>"
+
+
+class Session:
+    """What a connection has said and still owes.
+
+    A reply is matched by its order, which QEMU guarantees for in-band commands, so that a command
+    needs no ``id``: each byte of a request costs QEMU a system call. Once a reply is owed that
+    nobody waits for (a timeout, an interrupt), ids are sent until the debt is settled, so that a
+    late reply can't reach the next call.
+
+    Args:
+        events: where events go; may be shared by successive connections.
+        max_message_size: bytes.
+    """
+
+    def __init__(self, events: EventLog, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
+        self.events = events
+        self.greeting: Greeting | None = None
+        self.greeting_expected = True
+        self.failure: QMPError | None = None
+        self.owed: deque[Call] = deque()
+        self.transcript: deque[TranscriptEntry] = deque(maxlen=100)
+        self.last_received: float | None = None
+        self._reader = MessageReader(max_message_size)
+        self.stray: bytes | None = None
+        self._send_ids = False
+        self._distrust = False
+        self._next_id = 0
+
+    @property
+    def partial(self) -> bytes:
+        """The beginning of a message whose end has not come."""
+        return self._reader.partial
+
+    def call(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, oob: bool = False
+    ) -> Call:
+        """Makes a command ready to be sent, and expects its reply.
+
+        Raises:
+            TypeError, ValueError: if the arguments can't be JSON.
+        """
+        if self._send_ids and not self.owed and not self._distrust:
+            self._send_ids = False
+        id: object = None
+        if oob or self._send_ids:
+            self._next_id += 1
+            id = self._next_id
+        return self._expect(
+            Call(command, arguments, id, oob, encode_command(command, arguments, id=id, oob=oob))
+        )
+
+    def raw_call(self, message: Mapping[str, Any]) -> Call:
+        """The same for a whole message of the caller's own making."""
+        oob = "exec-oob" in message
+        name = str(message.get("exec-oob" if oob else "execute", "")) or "(no command)"
+        arguments = message.get("arguments")
+        return self._expect(
+            Call(
+                name,
+                arguments if isinstance(arguments, Mapping) else None,
+                message.get("id"),
+                oob,
+                encode(dict(message)).encode(),
+            )
+        )
+
+    def _expect(self, call: Call) -> Call:
+        self.owed.append(call)
+        self.transcript.append((monotonic(), ">", call.data))
+        return call
+
+    def abandon(self, call: Call) -> None:
+        """Nobody waits for this reply any more; it will be recognised and dropped."""
+        call.abandoned = True
+        self._send_ids = True
+
+    def withdraw(self, call: Call) -> None:
+        """Takes back a command of which nothing was sent."""
+        call.abandoned = True
+        if call in self.owed:
+            self.owed.remove(call)
+
+    def receive(self, data: bytes) -> None:
+        """Takes bytes from the peer: resolves calls, keeps events, or ends with a failure."""
+        if self.failure is not None:
+            return
+        self.last_received = monotonic()
+        self.transcript.append((self.last_received, "<", data))
+        try:
+            self._reader.feed(data)
+            while messages := self._reader.take():
+                self._receive_messages(messages)
+        except QMPProtocolError as error:
+            self.end(error)
+        except BaseException:
+            # An interrupt between two messages may have cost one: from here on, go by id.
+            self._send_ids = True
+            raise
+
+    def _receive_messages(self, messages: list[bytes]) -> None:
+        events = self.events
+        for number, raw in enumerate(messages):
+            if raw.startswith(EVENT_PREFIX):
+                events.append(raw)
+                continue
+            try:
+                text = raw.decode()
+                message, end = _scan_json(text)
+                if end != len(text) and text[end:].strip():
+                    raise ValueError("more than one value on a line")
+            except (ValueError, RecursionError) as error:
+                if self._reader.reframe(messages[number:]):
+                    return
+                raise QMPProtocolError(
+                    f"the peer sent what is not JSON: {error}: {show_bytes(raw)}. Nothing after "
+                    "it can be trusted, so the connection was given up"
+                ) from error
+            self._receive_message(message, raw)
+
+    def _receive_message(self, message: Any, raw: bytes) -> None:
+        if isinstance(message, dict):
+            if "return" in message or "error" in message:
+                self._resolve(message, raw)
+                return
+            if "event" in message:
+                self.events.append(QMPEvent(message))
+                return
+            if "QMP" in message:
+                greeting = Greeting.parse(message)
+                if greeting is not None:
+                    self.greeting = greeting
+                    return
+        raise QMPProtocolError(
+            "the peer sent JSON that is no greeting, reply, error or event of QMP: "
+            f"{show_bytes(raw)}"
+        )
+
+    def _resolve(self, message: dict[str, Any], raw: bytes) -> None:
+        ident = message.get("id", _MISSING)
+        call = self._owner_by_order(message) if ident is _MISSING else self._owner_by_id(ident)
+        if call is None:
+            self.stray = raw
+            return
+        call.reply = message
+        error = message.get("error")
+        if ident is _MISSING and isinstance(error, dict):
+            desc = error.get("desc")
+            if isinstance(desc, str) and desc.startswith("JSON parse error"):
+                # One command can bring several of these: order alone tells nothing any more.
+                self._distrust = self._send_ids = True
+
+    def _owner_by_order(self, message: dict[str, Any]) -> Call | None:
+        owed = self.owed
+        for index, call in enumerate(owed):
+            if call.id is None:
+                del owed[index]
+                return call
+        # Only calls with an id are owed: a server that echoes none means the first of them.
+        if "error" in message and self._distrust:
+            return None
+        for index, call in enumerate(owed):
+            if not call.oob:
+                del owed[index]
+                return call
+        return None
+
+    def _owner_by_id(self, ident: object) -> Call | None:
+        owed = self.owed
+        for index, call in enumerate(owed):
+            if call.id == ident and type(call.id) is type(ident):
+                del owed[index]
+                if index and not call.oob:
+                    self._drop_overtaken(index)
+                return call
+        return None
+
+    def _drop_overtaken(self, count: int) -> None:
+        # In-band replies keep their order: what is owed from before this one will not come.
+        overtaken = [call for call in list(self.owed)[:count] if call.abandoned and not call.oob]
+        for call in overtaken:
+            self.owed.remove(call)
+
+    def end(self, failure: QMPError) -> None:
+        """The connection is over, for this reason; the first reason is kept."""
+        if self.failure is None:
+            self.failure = failure
