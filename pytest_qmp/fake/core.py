@@ -1,0 +1,199 @@
+"""The emulated QEMU without its sockets: monitors, commands, stubs, events, what went wrong."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pytest_qmp.errors import FakeQMPServerError, QMPCommandError, UnmodelledCommandError
+from pytest_qmp.qmp.schema import ArrayType, BuiltinType, ObjectType, Schema
+
+from .arguments import check_arguments
+from .commands import HANDLERS, Context
+from .machine import Machine
+from .monitor import NO_REPLY, Call, MonitorSession, Pending, Reply
+from .options import parse_options
+from .replies import CommandFailed
+from .stubs import Checker, Stub, Stubs
+from .versions import find_dialect, load_schema
+
+__all__ = ["Core"]
+
+_NEGOTIATE = "qmp_capabilities"
+
+
+class Core:
+    """One emulated QEMU.
+
+    Args:
+        emulate: the version, ``"7.2"``, ``"10.0"`` or ``"11.1"``.
+        args: QEMU's arguments.
+        strict: refuse stubs and events that no QEMU of that version could have sent.
+        schedule: calls a function so many seconds later.
+    """
+
+    def __init__(
+        self,
+        emulate: str,
+        args: Sequence[str],
+        strict: bool,
+        schedule: Callable[[float, Callable[[], None]], None],
+    ) -> None:
+        self.dialect = find_dialect(emulate)
+        self.strict = strict
+        self.calls: list[Call] = []
+        self.sessions: list[MonitorSession] = []
+        self.machine = Machine(parse_options(args), self.dialect, self.send_event)
+        self.checker = Checker(self.dialect, self.schema, strict)
+        self.stubs = Stubs(self.checker)
+        self._schedule = schedule
+        self._faults: list[str] = []
+        self._unmodelled: dict[str, None] = {}
+
+    def schema(self) -> Schema:
+        """The schema of the emulated version."""
+        return load_schema(self.dialect.name)
+
+    def open_session(self, *, pretty: bool = False) -> MonitorSession:
+        """A monitor with a client that has just connected; it is greeted."""
+        session = MonitorSession(self.dialect, self, pretty=pretty)
+        self.sessions.append(session)
+        session.greet()
+        return session
+
+    def close_session(self, session: MonitorSession) -> None:
+        """The client of a monitor has gone."""
+        session.ended = True
+        if session in self.sessions:
+            self.sessions.remove(session)
+
+    def end_sessions(self) -> None:
+        """Nothing more is read or run, on any monitor."""
+        for session in self.sessions:
+            session.ended = True
+
+    def emit(self, name: str, data: Mapping[str, Any] | None) -> None:
+        """Sends an event that a test wrote; FakeQMPServerError if no QEMU could have."""
+        self.checker.check_event(name, data)
+        self.send_event(name, data)
+
+    def send_event(self, name: str, data: Mapping[str, Any] | None) -> None:
+        """Sends an event to every monitor that gets any."""
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        event: dict[str, Any] = {
+            "event": name,
+            "timestamp": {"seconds": seconds, "microseconds": nanoseconds // 1000},
+        }
+        if data:
+            event["data"] = dict(data)
+        for session in self.sessions:
+            session.send_event(event)
+
+    def note_fault(self) -> None:
+        """Remembers the exception in flight for ``check()``."""
+        self._faults.append(traceback.format_exc())
+
+    def check(self) -> None:
+        """Raises what went wrong since the last time; see ``FakeQMPServer.check()``."""
+        faults, self._faults = self._faults, []
+        unmodelled, self._unmodelled = list(self._unmodelled), {}
+        if faults:
+            raise FakeQMPServerError(
+                "pytest-qmp's fake, or a function that a test gave it, broke down:\n"
+                + "\n".join(faults)
+            )
+        if unmodelled:
+            stubs = "\n".join(f"  {self._stub_to_write(command)}" for command in unmodelled)
+            raise UnmodelledCommandError(
+                f"commands came that pytest-qmp's fake QEMU {self.dialect.name} does not model; "
+                f"write a stub for each:\n{stubs}"
+            )
+
+    def execute(self, call: Call, pending: Pending) -> Reply | None:
+        """Carries out a command, for a MonitorSession."""
+        self.calls.append(call)
+        try:
+            known = self.schema().has_command(call.command)
+            if known:
+                if call.oob and not self.schema().command(call.command).allow_oob:
+                    raise CommandFailed(f"The command {call.command} does not support OOB")
+                check_arguments(self.schema(), call.command, call.arguments)
+            stub = self.stubs.take(call.command, call.arguments)
+            if stub is not None:
+                return self._serve(stub, call, pending)
+            if not known:
+                raise CommandFailed(
+                    f"The command {call.command} has not been found", "CommandNotFound"
+                )
+            return self._model(call, pending.session)
+        except CommandFailed:
+            raise
+        except Exception:  # noqa: BLE001 - the client must get an answer, check() raises it
+            return self._broken(call)
+        finally:
+            if self.machine.exit_status is not None:
+                self.end_sessions()
+
+    def _serve(self, stub: Stub, call: Call, pending: Pending) -> Reply | None:
+        if not stub.seconds:
+            return self._outcome(stub, call, pending.session)
+
+        def later() -> None:
+            if not pending.session.ended:
+                pending.finish(self._outcome(stub, call, pending.session))
+
+        self._schedule(stub.seconds, later)
+        return None
+
+    def _outcome(self, stub: Stub, call: Call, session: MonitorSession) -> Reply:
+        """What comes of a stub; never raises."""
+        if stub.disconnects:
+            session.ended = session.hangs_up = True
+            return NO_REPLY
+        try:
+            if stub.has_answer:
+                reply = Reply.success(stub.answer(call.arguments))
+                if call.command == _NEGOTIATE and not session.negotiated:
+                    session.negotiate(call.arguments.get("enable", []))
+            else:
+                reply = self._model(call, session)
+        except CommandFailed as failed:
+            reply = Reply.failure(failed)
+        except QMPCommandError as error:
+            reply = Reply.failure(CommandFailed(error.desc, error.error_class))
+        except Exception:  # noqa: BLE001 - the client must get an answer, check() raises it
+            reply = self._broken(call)
+        return NO_REPLY if stub.drops_reply else reply
+
+    def _model(self, call: Call, session: MonitorSession) -> Reply:
+        handler = HANDLERS.get(call.command)
+        if handler is None:
+            self._unmodelled[call.command] = None
+            raise CommandFailed(
+                f"pytest-qmp's fake QEMU {self.dialect.name} does not model {call.command}; "
+                f"write a stub for it: {self._stub_to_write(call.command)}"
+            )
+        context = Context(self.dialect, self.machine, session)
+        return Reply.success(handler(context, call.arguments))
+
+    def _broken(self, call: Call) -> Reply:
+        self.note_fault()
+        return Reply.failure(
+            CommandFailed(
+                f"pytest-qmp's fake QEMU {self.dialect.name} broke down in {call.command}; "
+                "the server's check() raises the reason"
+            )
+        )
+
+    def _stub_to_write(self, command: str) -> str:
+        found = self.schema().type(self.schema().command(command).ret_type)
+        value = "{...}"
+        if isinstance(found, ObjectType) and not found.members:
+            value = ""
+        elif isinstance(found, ArrayType):
+            value = "[...]"
+        elif isinstance(found, BuiltinType) or not isinstance(found, ObjectType):
+            value = "..."
+        return f'server.on("{command}").reply({value})'

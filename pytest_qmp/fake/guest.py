@@ -1,0 +1,104 @@
+"""The guest's side of the emulated machine: what a test lets it do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from pytest_qmp.errors import FakeQMPServerError
+
+from .console import Console
+from .machine import Machine
+
+__all__ = ["FakeGuest"]
+
+
+class FakeGuest:
+    """Does on demand what a guest does of itself; ``FakeQMPServer.guest``.
+
+    What only a running guest can do raises FakeQMPServerError while it is not running, unless
+    the server is not strict.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        console: Console,
+        change: Callable[[], AbstractContextManager[object]],
+        strict: bool,
+    ) -> None:
+        self._machine = machine
+        self._console = console
+        self._change = change
+        self._strict = strict
+
+    def poweroff(self) -> None:
+        """Powers itself off: SHUTDOWN with ``guest-shutdown``, then QEMU ends.
+
+        With ``-no-shutdown`` it stops instead, in the state ``shutdown``.
+        """
+        with self._change():
+            self._needs_running("power off")
+            self._machine.shut_down(guest=True, reason="guest-shutdown")
+
+    def reset(self) -> None:
+        """Reboots: RESET with ``guest-reset``, or the end of QEMU with ``-no-reboot``."""
+        with self._change():
+            self._needs_running("reset")
+            self._machine.reset(guest=True, reason="guest-reset")
+
+    def panic(self) -> None:
+        """Panics: GUEST_PANICKED, and what ``-action panic=`` says, which is to end QEMU."""
+        with self._change():
+            self._needs_running("panic")
+            self._machine.panic()
+
+    def suspend(self) -> None:
+        """Goes to sleep: SUSPEND; ``system_wakeup`` or a reset wakes it."""
+        with self._change():
+            self._needs_running("suspend")
+            if self._strict and not self._machine.can_suspend:
+                raise FakeQMPServerError(
+                    f"the machine type {self._machine.options.machine!r} can't be woken up, "
+                    "so its guest can't go to sleep (strict=False lets it)"
+                )
+            self._machine.suspend()
+
+    def write_console(self, data: bytes) -> None:
+        """Writes bytes to the first serial port."""
+        with self._change():
+            self._console.write(data)
+
+    def on_console(
+        self,
+        pattern: bytes | str,
+        reply: bytes | Callable[[re.Match[bytes]], bytes | None],
+    ) -> None:
+        """Scripts an answer to what is typed on the first serial port.
+
+        Args:
+            pattern: a regular expression, searched for in what was typed and not answered yet.
+            reply: what the guest writes then, or a function that takes the match and returns
+                that (None for nothing). It runs in the server's thread.
+        """
+        with self._change():
+            self._console.script(pattern, reply)
+
+    @property
+    def console_input(self) -> bytes:
+        """All that was typed on the first serial port so far."""
+        with self._change():
+            return bytes(self._console.input)
+
+    @property
+    def has_console(self) -> bool:
+        """Whether anything was ever written to the console, or an answer scripted."""
+        return self._console.used
+
+    def _needs_running(self, what: str) -> None:
+        if self._strict and not self._machine.running:
+            raise FakeQMPServerError(
+                f"the guest can't {what} in the run state {self._machine.status!r} "
+                "(strict=False lets it)"
+            )

@@ -1,0 +1,55 @@
+"""A listening unix socket in a directory of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from contextlib import suppress
+
+from .channels import Channel
+
+__all__ = ["Listener"]
+
+#: What fits the address of a unix socket everywhere, with its name and the end of the string.
+_LONGEST_DIRECTORY = 80
+
+
+class Listener:
+    """Listens on a path that nobody else can reach; removed when closed.
+
+    Attributes:
+        path: where it listens.
+        client: the one client that is served; others wait until it leaves.
+    """
+
+    def __init__(self) -> None:
+        base = tempfile.gettempdir()
+        if len(os.fsencode(base)) > _LONGEST_DIRECTORY and os.access(os.sep + "tmp", os.W_OK):
+            base = os.sep + "tmp"
+        self._directory = tempfile.mkdtemp(prefix="qmp-", dir=base)
+        self.path = os.path.join(self._directory, "qmp.sock")
+        self.client: Channel | None = None
+        self.sock = socket.socket(socket.AF_UNIX)
+        try:
+            self.sock.bind(self.path)
+            self.sock.listen()
+            self.sock.setblocking(False)
+        except OSError:
+            self.close()
+            raise
+
+    def accept(self) -> socket.socket | None:
+        """The next client, None if it has left already."""
+        try:
+            return self.sock.accept()[0]
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+
+    def close(self) -> None:
+        """Stops listening and removes the path."""
+        self.sock.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+        with suppress(FileNotFoundError):
+            os.rmdir(self._directory)

@@ -1,0 +1,137 @@
+"""The run state of the emulated machine, and the events of its transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .options import Options
+from .replies import CommandFailed
+from .versions import Dialect
+
+__all__ = ["Machine"]
+
+Emit = Callable[[str, "Mapping[str, Any] | None"], None]
+
+#: States that only a reset leaves.
+_NEEDS_RESET = frozenset({"internal-error", "shutdown"})
+
+
+class Machine:
+    """What runs, or does not, behind the monitors.
+
+    Args:
+        options: QEMU's command line.
+        dialect: the version that is emulated.
+        emit: sends an event to every monitor.
+
+    Attributes:
+        status: as ``query-status`` says.
+        exit_status: None until the machine is to end; QEMU's exit status from then on.
+    """
+
+    def __init__(self, options: Options, dialect: Dialect, emit: Emit) -> None:
+        self.options = options
+        self.exit_status: int | None = None
+        self._dialect = dialect
+        self._emit = emit
+        self._suspended = False
+        if options.incoming:
+            self.status = "inmigrate"
+        else:
+            self.status = "prelaunch" if options.paused else "running"
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest's CPUs run."""
+        return self.status == "running"
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the guest sleeps (it may be stopped at the same time)."""
+        return self._suspended
+
+    @property
+    def can_suspend(self) -> bool:
+        """Whether this machine type can be woken up, and so go to sleep."""
+        kind = self.options.machine
+        return any(kind == known or kind.startswith(f"pc-{known}") for known in ("pc", "q35")) or (
+            kind.startswith("pc-i440fx")
+        )
+
+    def stop(self, status: str = "paused") -> None:
+        """Stops the CPUs; nothing happens where they don't run."""
+        stoppable = self.running or (
+            self.status == "suspended" and self._dialect.stops_while_suspended
+        )
+        if stoppable:
+            self.status = status
+            self._emit("STOP", None)
+
+    def cont(self) -> None:
+        """Lets the CPUs run."""
+        if self.status in _NEEDS_RESET:
+            raise CommandFailed("Resetting the Virtual Machine is required")
+        if self.running or self.status in ("inmigrate", "suspended"):
+            return
+        self.status = "suspended" if self._suspended else "running"
+        self._emit("RESUME", None)
+
+    def reset(self, *, guest: bool, reason: str) -> None:
+        """Resets the machine, or ends it where that is what a reboot is to do."""
+        if self.options.actions["reboot"] == "shutdown":
+            self.shut_down(guest=guest, reason=reason)
+            return
+        self._emit("RESET", {"guest": guest, "reason": reason})
+        self._suspended = False
+        if not self.running and self.status != "inmigrate":
+            self.status = "prelaunch"
+
+    def shut_down(self, *, guest: bool, reason: str) -> None:
+        """Ends the machine, or stops it for good where that is what a shutdown is to do."""
+        self._emit("SHUTDOWN", {"guest": guest, "reason": reason})
+        if self.options.actions["shutdown"] == "pause":
+            self.stop("shutdown")
+        else:
+            self.exit_status = 0
+
+    def end(self, reason: str) -> None:
+        """Ends the machine whatever a shutdown is to do."""
+        self._emit("SHUTDOWN", {"guest": False, "reason": reason})
+        self.exit_status = 0
+
+    def power_button(self) -> None:
+        """Asks the guest to power off; what it makes of that is up to it."""
+        self._emit("POWERDOWN", None)
+
+    def suspend(self) -> None:
+        """The guest goes to sleep."""
+        self._suspended = True
+        self.status = "suspended"
+        self._emit("SUSPEND", None)
+
+    def wake_up(self) -> None:
+        """Wakes the guest from its sleep."""
+        if not self.can_suspend:
+            raise CommandFailed("wake-up from suspend is not supported by this guest")
+        if self.status != "suspended":
+            raise CommandFailed("Unable to wake up: guest is not in suspended state")
+        self._suspended = False
+        self.status = "running"
+        self._emit("WAKEUP", None)
+
+    def panic(self) -> None:
+        """The guest says that it has panicked."""
+        action = self.options.actions["panic"]
+        stops = action == "pause" or (
+            action == "shutdown" and self.options.actions["shutdown"] == "pause"
+        )
+        shown = "run" if action == "none" else "pause" if stops else "poweroff"
+        self._emit("GUEST_PANICKED", {"action": shown})
+        if action == "none":
+            return
+        if stops:
+            self.stop("guest-panicked")
+            return
+        self._emit("SHUTDOWN", {"guest": True, "reason": "guest-panic"})
+        self.exit_status = 1 if action == "exit-failure" else 0

@@ -1,0 +1,16 @@
+"""How a command that is refused says so inside the fake."""
+
+from __future__ import annotations
+
+__all__ = ["GENERIC_ERROR", "CommandFailed"]
+
+GENERIC_ERROR = "GenericError"
+
+
+class CommandFailed(Exception):  # noqa: N818 - an answer on the wire, not an error of the fake
+    """A command's answer is an error: its class and its description, in QEMU's words."""
+
+    def __init__(self, desc: str, error_class: str = GENERIC_ERROR) -> None:
+        super().__init__(desc)
+        self.desc = desc
+        self.error_class = error_class
