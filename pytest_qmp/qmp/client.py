@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Union
+from typing import Any
 
 from pytest_qmp.errors import (
     QMPCapabilitiesError,
@@ -13,36 +13,25 @@ from pytest_qmp.errors import (
     QMPDisconnectedError,
     QMPError,
     QMPProtocolError,
-    QMPTimeoutError,
 )
 from pytest_qmp.qmp.address import AddressLike, parse_address
 from pytest_qmp.qmp.connection import BlockingConnection
-from pytest_qmp.qmp.deadline import Deadline, seconds
-from pytest_qmp.qmp.events import EventLog, EventMatcher, Match, QMPEvent
+from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.messages import Greeting, QMPVersion, argument_name, command_name
 from pytest_qmp.qmp.session import Call, Session, TranscriptEntry
 from pytest_qmp.qmp.transport import Listener, SocketTransport, connect_socket
+from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, EventWaiter, Timeout
 from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE
 
-__all__ = ["DEFAULT", "DEFAULT_TIMEOUT", "EventExpectation", "QMPClient", "Timeout"]
+__all__ = ["QMPClient"]
 
-DEFAULT_TIMEOUT: Final = 30.0
 _ONE_CLIENT = (
     "A QMP socket serves one client at a time and lets the others wait without a word: check that "
     "no other client is connected to it"
 )
 
 
-class _Default:
-    def __repr__(self) -> str:
-        return "the client's timeout"
-
-
-DEFAULT: Final = _Default()
-Timeout = Union[float, None, _Default]
-
-
-class QMPClient:
+class QMPClient(EventWaiter):
     """A connection to a QMP server, usable from any number of threads.
 
     Make one with ``connect`` or ``listen``. Any command is a method: ``client.query_status()`` is
@@ -52,6 +41,7 @@ class QMPClient:
         timeout: seconds that a wait takes at most unless a call says otherwise; None: no limit.
         max_message_size: of a reply, in bytes.
         max_events: how many events the history keeps.
+        peer: what messages call the server; None: ``QEMU at`` and its address.
 
     >>> from pytest_qmp import FakeQMPServer, QMPClient
     >>> with FakeQMPServer() as server, QMPClient.connect(server.address) as client:
@@ -65,14 +55,14 @@ class QMPClient:
         timeout: float | None = DEFAULT_TIMEOUT,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         max_events: int = 100_000,
+        peer: str | None = None,
     ) -> None:
-        self.timeout = timeout
+        super().__init__(timeout, max_events)
         self._max_message_size = max_message_size
-        self._events = EventLog(max_events)
-        self._connection: BlockingConnection | None = None
         self._listener: Listener | None = None
         self._address: AddressLike | None = None
-        self._peer = "QEMU"
+        self._given_peer = peer
+        self._peer = peer or "QEMU"
         self._commands: tuple[str, ...] | None = None
         self.explain_loss: Callable[[], str] | None = None
 
@@ -107,7 +97,6 @@ class QMPClient:
         client = cls(**options)
         deadline = client._deadline(timeout)
         if isinstance(address, socket.socket):
-            client._peer = "QEMU"
             client._adopt(address, deadline, negotiate)
         else:
             client._address = address
@@ -144,7 +133,7 @@ class QMPClient:
             raise QMPError("accept() is for a client made by QMPClient.listen(address)")
         deadline = self._deadline(timeout)
         sock = self._listener.accept(deadline)
-        self._peer = f"QEMU at {self._listener.address}"
+        self._peer = self._given_peer or f"QEMU at {self._listener.address}"
         self._adopt(sock, deadline, negotiate)
         return self
 
@@ -169,7 +158,7 @@ class QMPClient:
     def _connect(self, deadline: Deadline, negotiate: bool) -> None:
         __tracebackhide__ = True
         address = parse_address(self._address or "")
-        self._peer = f"QEMU at {address}"
+        self._peer = self._given_peer or f"QEMU at {address}"
         self._adopt(connect_socket(address, deadline), deadline, negotiate)
 
     def _adopt(self, sock: socket.socket, deadline: Deadline, negotiate: bool) -> None:
@@ -338,103 +327,6 @@ class QMPClient:
             return f"{version} has no such command; did you mean {' or '.join(map(repr, near))}?"
         return f"{version} has no such command among its {len(self._commands)}"
 
-    # -- events ----------------------------------------------------------------------------------
-
-    @property
-    def events(self) -> EventLog:
-        """All events so far, those included that have arrived but were not asked for."""
-        if self._connection is not None:
-            self._connection.poll()
-        return self._events
-
-    def wait_for_event(
-        self,
-        name: str | Iterable[str],
-        match: Match = None,
-        timeout: Timeout = DEFAULT,
-    ) -> QMPEvent:
-        """Takes the first event that fits, of those that came and were not taken yet, or to come.
-
-        Args:
-            name: the event's name, or several of which any will do.
-            match: a partial dict over the whole event (``{"data": {"guest": True}}``), or a
-                callable that gets the event.
-            timeout: seconds for the whole wait.
-
-        Raises:
-            QMPTimeoutError: it did not come; the text lists what did, nearest first.
-            QMPDisconnectedError: QEMU is gone, and it was not among what QEMU left behind.
-            ValueError: the match can't ever fit.
-        """
-        __tracebackhide__ = True
-        return self.wait_for_event_since(0, EventMatcher(name, match), self._deadline(timeout))
-
-    def wait_for_event_since(
-        self, since: int, matcher: EventMatcher, deadline: Deadline
-    ) -> QMPEvent:
-        """The same, but only for events that have that number in the history or a later one."""
-        __tracebackhide__ = True
-        found: list[QMPEvent] = []
-        cursor = since
-
-        def ready() -> bool:
-            nonlocal cursor
-            event = self._events.take(matcher, cursor)
-            cursor = max(cursor, self._events.total)
-            if event is not None:
-                found.append(event)
-            return bool(found)
-
-        connection = self._connection
-        if connection is None:
-            if not ready():
-                self._connected()
-        elif not connection.wait(ready, deadline):
-            connection.raise_unmet(f"the event {matcher}", deadline, self._events.describe(matcher))
-        return found[0]
-
-    def expect_event(
-        self,
-        name: str | Iterable[str],
-        match: Match = None,
-        timeout: Timeout = DEFAULT,
-    ) -> EventExpectation:
-        """A context manager that, at its end, waits for an event that came from inside it.
-
-        >>> from pytest_qmp import FakeQMPServer, QMPClient
-        >>> with FakeQMPServer() as server, QMPClient.connect(server.address) as client:
-        ...     with client.expect_event("STOP") as stopped:
-        ...         _ = client.stop()
-        ...     stopped.value.name
-        'STOP'
-        """
-        return EventExpectation(self, EventMatcher(name, match), self._effective(timeout))
-
-    def assert_no_event(
-        self, name: str | Iterable[str], within: float = 0.0, match: Match = None
-    ) -> None:
-        """Fails if such an event is among those not taken yet, or comes within that time.
-
-        Args:
-            name: the event's name, or several.
-            within: seconds to watch on.
-            match: as in ``wait_for_event``.
-
-        Raises:
-            AssertionError: it came.
-        """
-        __tracebackhide__ = True
-        matcher = EventMatcher(name, match)
-        deadline = Deadline(within)
-        try:
-            event = self.wait_for_event_since(0, matcher, deadline)
-        except QMPTimeoutError:
-            return
-        raise AssertionError(
-            f"no event {matcher} was to come within {seconds(within)}, but after "
-            f"{seconds(deadline.elapsed)} came {event}"
-        )
-
     # -- the connection itself -------------------------------------------------------------------
 
     @property
@@ -478,23 +370,8 @@ class QMPClient:
         if self._connection is not None:
             self._connection.close()
 
-    def _connected(self) -> BlockingConnection:
-        if self._connection is None:
-            raise QMPDisconnectedError(
-                "the client is not connected: accept() first"
-                if self._listener
-                else "the client is not connected: make it by QMPClient.connect(address)"
-            )
-        return self._connection
-
     def _explain_loss(self) -> str:
         return self.explain_loss() if self.explain_loss is not None else ""
-
-    def _effective(self, timeout: Timeout) -> float | None:
-        return self.timeout if isinstance(timeout, _Default) else timeout
-
-    def _deadline(self, timeout: Timeout) -> Deadline:
-        return Deadline(self._effective(timeout))
 
     def __enter__(self) -> QMPClient:
         return self
@@ -509,42 +386,3 @@ class QMPClient:
 
     def __repr__(self) -> str:
         return f"<QMPClient of {self._peer}{'' if self.connected else ', not connected'}>"
-
-
-class EventExpectation:
-    """What ``expect_event`` gives; ``value`` is the event, once the block has ended."""
-
-    def __init__(self, client: QMPClient, matcher: EventMatcher, timeout: float | None) -> None:
-        self._client = client
-        self._matcher = matcher
-        self._timeout = timeout
-        self._since = 0
-        self._event: QMPEvent | None = None
-
-    @property
-    def value(self) -> QMPEvent:
-        """The event.
-
-        Raises:
-            QMPError: if the block has not ended yet.
-        """
-        if self._event is None:
-            raise QMPError(f"the event {self._matcher} is known once the with block has ended")
-        return self._event
-
-    event = value
-
-    def __enter__(self) -> EventExpectation:
-        self._since = self._client.events.total
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        __tracebackhide__ = True
-        if kind is None:
-            deadline = Deadline(self._timeout)
-            self._event = self._client.wait_for_event_since(self._since, self._matcher, deadline)

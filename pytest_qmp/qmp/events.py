@@ -6,7 +6,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Union, overload
+from typing import Any, overload
 
 from pytest_qmp.errors import QMPProtocolError
 from pytest_qmp.qmp.wire import show_bytes
@@ -17,7 +17,7 @@ __all__ = ["EventLog", "EventMatcher", "Match", "QMPEvent", "partial_match"]
 EVENT_PREFIX = b'{"timestamp": {"seconds": '
 _NAME_KEY = b'"event": "'
 
-Match = Union[Mapping[str, Any], Callable[["QMPEvent"], object], None]
+Match = Mapping[str, Any] | Callable[["QMPEvent"], object] | None
 
 
 class QMPEvent(dict[str, Any]):
@@ -189,13 +189,14 @@ class EventLog(Sequence[QMPEvent]):
         """The names alone, oldest first."""
         return [event.name for event in self]
 
-    def take(self, matcher: EventMatcher, since: int = 0) -> QMPEvent | None:
+    def take(self, matcher: EventMatcher, since: int = 0, *, keep: bool = False) -> QMPEvent | None:
         """Takes the first event that fits and was not taken yet; the others stay.
 
         Args:
             matcher: which.
             since: looks only at events with this number or a later one; ``total`` is the number
                 that the next event will get.
+            keep: True only looks: the event can still be taken.
         """
         first = self.dropped
         if self._taken and len(self._taken) > 2 * len(self._kept):
@@ -211,7 +212,8 @@ class EventLog(Sequence[QMPEvent]):
                 continue
             decoded = self._decoded(offset)
             if matcher.accepts(decoded):
-                self._taken.add(number)
+                if not keep:
+                    self._taken.add(number)
                 return decoded
         return None
 

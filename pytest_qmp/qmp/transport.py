@@ -184,8 +184,8 @@ def _refuse_hopeless(address: Address, error: OSError) -> None:
         path = Path(address.path)
         if "too long" in str(error):
             raise QMPConnectError(
-                f"{asked}: the path has {len(os.fsencode(address.path))} bytes, and a unix socket's "
-                "may have 107. Use a shorter one, such as one under a folder of tempfile.mkdtemp()"
+                f"{asked}: the path has {len(os.fsencode(address.path))} bytes, and that of a unix "
+                "socket may have 107. Use a shorter one, such as in a folder of tempfile.mkdtemp()"
             ) from error
         if isinstance(error, PermissionError):
             raise QMPConnectError(

@@ -1,0 +1,198 @@
+"""Waiting for events, as every client on a BlockingConnection does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Final
+
+from pytest_qmp.errors import QMPDisconnectedError, QMPError, QMPTimeoutError
+from pytest_qmp.qmp.connection import BlockingConnection
+from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.events import EventLog, EventMatcher, Match, QMPEvent
+
+__all__ = ["DEFAULT", "DEFAULT_TIMEOUT", "EventExpectation", "EventWaiter", "Timeout"]
+
+DEFAULT_TIMEOUT: Final = 30.0
+
+
+class _Default:
+    def __repr__(self) -> str:
+        return "the client's timeout"
+
+
+DEFAULT: Final = _Default()
+Timeout = float | None | _Default
+
+
+class EventWaiter:
+    """The part of a client that deals with events and with its default timeout.
+
+    Args:
+        timeout: seconds that a wait takes at most unless a call says otherwise; None: no limit.
+        max_events: how many events the history keeps.
+    """
+
+    def __init__(self, timeout: float | None, max_events: int) -> None:
+        self.timeout = timeout
+        self._events = EventLog(max_events)
+        self._connection: BlockingConnection | None = None
+
+    @property
+    def events(self) -> EventLog:
+        """All events so far, those included that have arrived but were not asked for."""
+        if self._connection is not None:
+            self._connection.poll()
+        return self._events
+
+    def wait_for_event(
+        self,
+        name: str | Iterable[str],
+        match: Match = None,
+        timeout: Timeout = DEFAULT,
+    ) -> QMPEvent:
+        """Takes the first event that fits, of those that came and were not taken yet, or to come.
+
+        Args:
+            name: the event's name, or several of which any will do.
+            match: a partial dict over the whole event (``{"data": {"guest": True}}``), or a
+                callable that gets the event.
+            timeout: seconds for the whole wait.
+
+        Raises:
+            QMPTimeoutError: it did not come; the text lists what did, nearest first.
+            QMPDisconnectedError: QEMU is gone, and it was not among what QEMU left behind.
+            ValueError: the match can't ever fit.
+        """
+        __tracebackhide__ = True
+        return self.wait_for_event_since(0, EventMatcher(name, match), self._deadline(timeout))
+
+    def wait_for_event_since(
+        self, since: int, matcher: EventMatcher, deadline: Deadline, *, keep: bool = False
+    ) -> QMPEvent:
+        """The same, but only for events that have that number in the history or a later one.
+
+        ``keep=True`` leaves the event for another wait to take.
+        """
+        __tracebackhide__ = True
+        found: list[QMPEvent] = []
+        cursor = since
+
+        def ready() -> bool:
+            nonlocal cursor
+            event = self._events.take(matcher, cursor, keep=keep)
+            cursor = max(cursor, self._events.total)
+            if event is not None:
+                found.append(event)
+            return bool(found)
+
+        connection = self._connection
+        if connection is None:
+            if not ready():
+                self._connected()
+        elif not connection.wait(ready, deadline):
+            connection.raise_unmet(f"the event {matcher}", deadline, self._events.describe(matcher))
+        return found[0]
+
+    def wait_for_news(self, seen: int, deadline: Deadline) -> bool:
+        """Waits until the history has had more than ``seen`` events; False at the deadline."""
+        connection = self._connected()
+        if connection.wait(lambda: self._events.total > seen, deadline):
+            return True
+        connection.require_open()
+        return False
+
+    def expect_event(
+        self,
+        name: str | Iterable[str],
+        match: Match = None,
+        timeout: Timeout = DEFAULT,
+    ) -> EventExpectation:
+        """A context manager that, at its end, waits for an event that came from inside it.
+
+        >>> from pytest_qmp import FakeQMPServer, QMPClient
+        >>> with FakeQMPServer() as server, QMPClient.connect(server.address) as client:
+        ...     with client.expect_event("STOP") as stopped:
+        ...         _ = client.stop()
+        ...     stopped.value.name
+        'STOP'
+        """
+        return EventExpectation(self, EventMatcher(name, match), self._effective(timeout))
+
+    def assert_no_event(
+        self, name: str | Iterable[str], within: float = 0.0, match: Match = None
+    ) -> None:
+        """Fails if such an event is among those not taken yet, or comes within that time.
+
+        Args:
+            name: the event's name, or several.
+            within: seconds to watch on.
+            match: as in ``wait_for_event``.
+
+        Raises:
+            AssertionError: it came.
+        """
+        __tracebackhide__ = True
+        matcher = EventMatcher(name, match)
+        deadline = Deadline(within)
+        try:
+            event = self.wait_for_event_since(0, matcher, deadline)
+        except QMPTimeoutError:
+            return
+        raise AssertionError(
+            f"no event {matcher} was to come within {seconds(within)}, but after "
+            f"{seconds(deadline.elapsed)} came {event}"
+        )
+
+    def _connected(self) -> BlockingConnection:
+        if self._connection is None:
+            raise QMPDisconnectedError(
+                "the client is not connected: connect(address) makes one that is, and one that "
+                "listens is connected once accept() has returned"
+            )
+        return self._connection
+
+    def _effective(self, timeout: Timeout) -> float | None:
+        return self.timeout if isinstance(timeout, _Default) else timeout
+
+    def _deadline(self, timeout: Timeout) -> Deadline:
+        return Deadline(self._effective(timeout))
+
+
+class EventExpectation:
+    """What ``expect_event`` gives; ``value`` is the event, once the block has ended."""
+
+    def __init__(self, client: EventWaiter, matcher: EventMatcher, timeout: float | None) -> None:
+        self._client = client
+        self._matcher = matcher
+        self._timeout = timeout
+        self._since = 0
+        self._event: QMPEvent | None = None
+
+    @property
+    def value(self) -> QMPEvent:
+        """The event.
+
+        Raises:
+            QMPError: if the block has not ended yet.
+        """
+        if self._event is None:
+            raise QMPError(f"the event {self._matcher} is known once the with block has ended")
+        return self._event
+
+    event = value
+
+    def __enter__(self) -> EventExpectation:
+        self._since = self._client.events.total
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        __tracebackhide__ = True
+        if kind is None:
+            deadline = Deadline(self._timeout)
+            self._event = self._client.wait_for_event_since(self._since, self._matcher, deadline)

@@ -1,0 +1,141 @@
+"""From a VMConfig to QEMU's command line. Nothing here touches the system but to read a format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_qmp.errors import VMConfigError
+from pytest_qmp.vm.config import Drive, VMConfig, memory_bytes
+
+__all__ = ["build_argv", "default_machine", "option", "required_files"]
+
+_MIB = 1024 * 1024
+
+
+def option(first: str, /, **values: object) -> str:
+    """One option's text, with every value quoted for QEMU (commas doubled).
+
+    Args:
+        first: what comes before the first ``=``, such as the backend's name.
+        values: the rest; ``_`` stands for ``-``, None is left out, booleans are on and off.
+
+    >>> option("socket", id="a", path="/tmp/x,y")
+    'socket,id=a,path=/tmp/x,,y'
+    """
+    return _join(first, {key.replace("_", "-"): value for key, value in values.items()})
+
+
+def _join(first: str, values: Mapping[str, object]) -> str:
+    parts = [first]
+    for key, value in values.items():
+        if value is None:
+            continue
+        text = ("on" if value else "off") if isinstance(value, bool) else str(value)
+        parts.append(f"{key}={text.replace(',', ',,')}")
+    return ",".join(part for part in parts if part)
+
+
+def default_machine(arch: str) -> str:
+    """The machine type for an architecture, when none was named."""
+    return "q35" if arch in ("x86_64", "i386") else "virt"
+
+
+def required_files(config: VMConfig) -> list[tuple[str, str]]:
+    """What has to be readable before a start makes sense: (field, path)."""
+    found = [
+        (name, os.fspath(value))
+        for name in ("firmware", "kernel", "initrd")
+        if (value := getattr(config, name)) is not None
+    ]
+    found += [("drive", os.fspath(_drive(one).path)) for one in config.drives]
+    return [(name, path) for name, path in found if (name, path) != ("firmware", "none")]
+
+
+def build_argv(
+    config: VMConfig, qemu: str, accel: str, monitor: int | None, consoles: Mapping[str, int]
+) -> tuple[str, ...]:
+    """The whole command line.
+
+    Args:
+        config: with ``arch`` set.
+        qemu: path of the binary.
+        accel: the accelerator, chosen.
+        monitor: descriptor of the QMP socket that QEMU inherits.
+        consoles: descriptors of the serial ports' sockets, by name.
+
+    Raises:
+        VMConfigError: for a device or drive that can't be described.
+    """
+    arch = config.arch or "x86_64"
+    machine = config.machine or default_machine(arch)
+    argv = [qemu, "-nodefaults", "-no-user-config", "-display", "none"]
+    argv += ["-machine", machine, "-accel", accel]
+    cpu = config.cpu
+    if cpu is None and arch == "aarch64" and machine.split(",")[0].startswith("virt"):
+        cpu = "cortex-a72" if accel.startswith("tcg") else "host"
+    if cpu is not None:
+        argv += ["-cpu", cpu]
+    if config.smp is not None:
+        argv += ["-smp", str(config.smp)]
+    if config.memory is not None:
+        argv += ["-m", _memory(config.memory)]
+    if config.name is not None:
+        argv += ["-name", config.name.replace(",", ",,")]
+    if config.uuid is not None:
+        argv += ["-uuid", config.uuid]
+    for flag, value in (
+        ("-bios", config.firmware),
+        ("-kernel", config.kernel),
+        ("-initrd", config.initrd),
+        ("-append", config.append),
+    ):
+        if value is not None:
+            argv += [flag, os.fspath(value)]
+    for drive in config.drives:
+        argv += ["-drive", _drive_option(_drive(drive))]
+    for device in config.devices:
+        argv += ["-device", _device_option(device)]
+    if monitor is not None:
+        argv += ["-chardev", option("socket", id="qmp", fd=monitor)]
+        argv += ["-mon", "chardev=qmp,mode=control"]
+    for name, fd in consoles.items():
+        argv += ["-chardev", option("socket", id=name, fd=fd), "-serial", f"chardev:{name}"]
+    if config.paused:
+        argv.append("-S")
+    return (*argv, *config.args)
+
+
+def _memory(memory: str | int) -> str:
+    size = memory_bytes(memory)
+    return str(size // _MIB) if size % _MIB == 0 else f"{size}b"
+
+
+def _drive(drive: Drive | str | os.PathLike[str]) -> Drive:
+    return drive if isinstance(drive, Drive) else Drive(drive)
+
+
+def _drive_option(drive: Drive) -> str:
+    # An absolute path can't be taken for a protocol (nbd:…), which QEMU looks for before a colon.
+    return _join(
+        "",
+        {
+            "if": drive.interface,
+            "id": drive.id,
+            "format": drive.image_format(),
+            "readonly": True if drive.read_only else None,
+            "snapshot": True if drive.snapshot else None,
+            "file": os.path.abspath(drive.path),
+        },
+    )
+
+
+def _device_option(device: str | Mapping[str, Any]) -> str:
+    if isinstance(device, str):
+        return device
+    values = dict(device)
+    driver = values.pop("driver", None)
+    if not isinstance(driver, str):
+        raise VMConfigError(f"a device names its driver, as in {{'driver': 'e1000'}}: {device!r}")
+    return _join(driver.replace(",", ",,"), values)

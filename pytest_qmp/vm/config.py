@@ -1,0 +1,197 @@
+"""What a machine is made of, as one frozen dataclass."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pytest_qmp.errors import VMConfigError
+from pytest_qmp.text import nearest
+
+__all__ = ["ARCHITECTURES", "Drive", "PathLike", "VMConfig", "memory_bytes"]
+
+PathLike = str | os.PathLike[str]
+DeviceLike = str | Mapping[str, Any]
+
+ARCHITECTURES = ("x86_64", "aarch64", "riscv64")
+
+_MEMORY = re.compile(r"(\d+)\s*([bkmgtp]?)(?:i?b)?", re.IGNORECASE)
+_UNITS = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A disk with a file behind it.
+
+    Attributes:
+        path: of the image.
+        format: ``raw``, ``qcow2`` and so on; None looks at the file: qcow2 or raw.
+        interface: QEMU's ``if=``: ``virtio``, ``ide``, ``scsi``, ``floppy``, ``pflash``, ``none``.
+        read_only: True refuses the guest's writes.
+        snapshot: True keeps the guest's writes in a temporary file, so that the image is never
+            changed.
+        id: the drive's id, for a device that names it.
+    """
+
+    path: PathLike
+    format: str | None = None
+    interface: str = "virtio"
+    read_only: bool = False
+    snapshot: bool = False
+    id: str | None = None
+
+    def image_format(self) -> str:
+        """The format, looked up in the file if it was not given.
+
+        Raises:
+            VMConfigError: if the file can't be read.
+        """
+        if self.format is not None:
+            return self.format
+        try:
+            with Path(self.path).open("rb") as image:
+                return "qcow2" if image.read(4) == b"QFI\xfb" else "raw"
+        except OSError as error:
+            raise VMConfigError(f"can't read the drive {self.path}: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class VMConfig:
+    """A machine to start. What is None is left to the options, and then to the default.
+
+    Every value is handed to QEMU as one value: commas in a path are doubled, so that a name can't
+    become an option. ``machine``, ``cpu``, ``smp``, ``devices`` given as texts, and ``args`` are
+    QEMU's own option language and are passed as they are.
+
+    Attributes:
+        arch: ``x86_64`` (the default), ``aarch64``, ``riscv64``, or another that QEMU has.
+        qemu: path of the binary; None looks for ``qemu-system-ARCH`` on the PATH.
+        backend: ``qemu`` (the default) or ``fake``.
+        emulate: the version that the fake plays: ``7.2``, ``10.0`` or ``11.1``.
+        machine: the machine type; default ``q35`` on x86_64, ``virt`` on others.
+        accel: ``auto`` (the default: the fastest one that is proven to work), ``tcg``, ``kvm``, …
+        cpu: the CPU model; None takes QEMU's default (on aarch64 ``cortex-a72``, as QEMU's own
+            default there is a 32-bit one).
+        smp: the number of CPUs, or QEMU's topology text.
+        memory: ``"256M"``, ``"2G"``, or a number of MiB as for QEMU's ``-m``.
+        firmware: file for ``-bios``; ``"none"`` for none.
+        kernel: file for ``-kernel``.
+        initrd: file for ``-initrd``.
+        append: the kernel's command line.
+        drives: ``Drive`` objects, or paths.
+        devices: texts for ``-device``, or mappings with a ``driver``.
+        consoles: names of the serial ports to connect, in order; the first is ``vm.console``.
+        args: more arguments, as they are.
+        env: environment variables for QEMU, besides those of this process.
+        paused: True starts with the CPUs stopped (``-S``).
+        name: for ``query-name``, reports and messages.
+        uuid: for ``query-uuid``.
+        timeout: seconds that a wait takes at most, unless a call says otherwise.
+
+    Raises:
+        VMConfigError: for a value of the wrong kind.
+
+    >>> VMConfig(memory="256M").replace(memory="1G").memory
+    '1G'
+    """
+
+    arch: str | None = None
+    qemu: PathLike | None = None
+    backend: Literal["qemu", "fake"] | None = None
+    emulate: str | None = None
+    machine: str | None = None
+    accel: str | None = None
+    cpu: str | None = None
+    smp: int | str | None = None
+    memory: str | int | None = None
+    firmware: PathLike | None = None
+    kernel: PathLike | None = None
+    initrd: PathLike | None = None
+    append: str | None = None
+    drives: Sequence[Drive | PathLike] = ()
+    devices: Sequence[DeviceLike] = ()
+    consoles: Sequence[str] = ("serial0",)
+    args: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    paused: bool = False
+    name: str | None = None
+    uuid: str | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("drives", "devices", "consoles", "args"):
+            value = getattr(self, name)
+            if isinstance(value, (str, bytes, os.PathLike, Mapping)):
+                raise VMConfigError(
+                    f"VMConfig.{name} is a list, as in {name}=[{value!r}], not {value!r}"
+                )
+            object.__setattr__(self, name, tuple(value))
+        for name in ("args", "consoles"):
+            for value in getattr(self, name):
+                if not isinstance(value, str):
+                    raise VMConfigError(f"VMConfig.{name} holds texts, not {value!r}")
+        if self.backend not in (None, "qemu", "fake"):
+            raise VMConfigError(f"VMConfig.backend is 'qemu' or 'fake', not {self.backend!r}")
+        if self.memory is not None:
+            memory_bytes(self.memory)
+        if isinstance(self.smp, int) and self.smp < 1:
+            raise VMConfigError(f"VMConfig.smp is at least 1, not {self.smp}")
+        if self.timeout is not None and not self.timeout > 0:
+            raise VMConfigError(f"VMConfig.timeout is a number of seconds, not {self.timeout!r}")
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, str) and "\0" in value:
+                raise VMConfigError(f"VMConfig.{one.name} holds a NUL byte: {value!r}")
+
+    def replace(self, **changes: Any) -> VMConfig:
+        """A copy with those fields changed.
+
+        Raises:
+            VMConfigError: for a field that there is not; the text names the nearest.
+        """
+        check_names(changes, "VMConfig.replace")
+        return replace(self, **changes)
+
+    def filled(self, defaults: VMConfig) -> VMConfig:
+        """A copy in which what is None comes from ``defaults``."""
+        missing = {
+            one.name: getattr(defaults, one.name)
+            for one in fields(self)
+            if getattr(self, one.name) is None
+        }
+        return replace(self, **missing)
+
+
+def check_names(names: Mapping[str, Any] | Sequence[str], where: str, *more: str) -> None:
+    """Refuses a name that is no field of VMConfig, and names the nearest.
+
+    Raises:
+        VMConfigError: for the first such name.
+    """
+    known = [*(one.name for one in fields(VMConfig)), *more]
+    for name in names:
+        if name not in known:
+            raise VMConfigError(
+                f"{where} has no keyword {name!r}{nearest(name, known)}\n"
+                f"The keywords are: {', '.join(known)}"
+            )
+
+
+def memory_bytes(memory: str | int) -> int:
+    """Bytes that a memory size stands for; a bare number counts MiB, as for QEMU's ``-m``.
+
+    Raises:
+        VMConfigError: if it is no size.
+
+    >>> memory_bytes("256M") == memory_bytes(256) == 256 * 1024 * 1024
+    True
+    """
+    match = _MEMORY.fullmatch(str(memory).strip()) if not isinstance(memory, bool) else None
+    if match is None or int(match[1]) == 0:
+        raise VMConfigError(f"a memory size is written like '256M' or '2G', not {memory!r}")
+    scale: int = 1024 ** _UNITS[(match[2] or "m").lower()]
+    return int(match[1]) * scale

@@ -1,0 +1,380 @@
+"""A machine's life: started, waited for, ended, and what can be said of it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pytest_qmp.errors import (
+    QMPDisconnectedError,
+    QMPError,
+    QMPTimeoutError,
+    VMConfigError,
+    VMError,
+    VMLaunchError,
+)
+from pytest_qmp.qmp.client import QMPClient
+from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.events import EventLog
+from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, Timeout
+from pytest_qmp.text import last_lines
+from pytest_qmp.vm.argv import required_files
+from pytest_qmp.vm.backend import Backend
+from pytest_qmp.vm.config import VMConfig
+from pytest_qmp.vm.process import describe_exit
+from pytest_qmp.vm.stream import OutputStream
+from pytest_qmp.vm.supervisor import drain
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from pytest_qmp.fake.server import FakeQMPServer
+
+__all__ = ["MachineLife"]
+
+_QUIT_SECONDS = 2.0
+_TERMINATE_SECONDS = 1.0
+_KILL_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 1.0
+
+
+class MachineLife:
+    """Starts and ends a machine, whatever runs it. ``VirtualMachine`` adds what a test does.
+
+    Args:
+        config: what to start.
+        backend: what runs it.
+    """
+
+    def __init__(self, config: VMConfig, backend: Backend) -> None:
+        self.config = config
+        self._backend = backend
+        self._timeout = config.timeout if config.timeout is not None else DEFAULT_TIMEOUT
+        self._qmp: QMPClient | None = None
+        self._sockets: dict[str, socket.socket] = {}
+        self._streams: dict[str, OutputStream] = {}
+        self._releases: list[Callable[[], None]] = []
+        self._exit_status: int | None = None
+        self._last_stderr = ""
+        self._closed = False
+
+    def start(self) -> Self:
+        """Starts the machine and waits until its monitor answers.
+
+        Returns:
+            The machine itself.
+
+        Raises:
+            VMLaunchError: it did not start; the text has QEMU's own words, its exit status and
+                the full command line.
+        """
+        __tracebackhide__ = True
+        if self._closed:
+            raise VMError(f"{self} has ended; make a new one")
+        if self._qmp is not None:
+            return self
+        deadline = Deadline(self._timeout)
+        try:
+            wires = self._backend.start(tuple(self.config.consoles), deadline)
+            for name, sock in wires.consoles.items():
+                self._connect_console(name, sock)
+            self._qmp = QMPClient.connect(
+                wires.monitor,
+                timeout=deadline.remaining(),
+                peer=self.config.name or self._peer_name(),
+            )
+        except BaseException as error:
+            failure = self._launch_failure(error)
+            self.close()
+            if failure is not None:
+                raise failure from error
+            raise
+        self._qmp.timeout = self._timeout
+        self._qmp.explain_loss = self.explain_end
+        return self
+
+    def _peer_name(self) -> str:
+        return "QEMU" if self._backend.kind == "qemu" else self._backend.description
+
+    def _connect_console(self, name: str, sock: socket.socket) -> None:
+        stream = OutputStream()
+        self._streams[name] = stream
+        draining = drain(sock, stream.feed)
+        self._releases += [draining.stop, stream.close, sock.close]
+        self._sockets[name] = sock
+
+    def _launch_failure(self, error: BaseException) -> VMLaunchError | None:
+        """What to raise for an error at the start; None if the error says it all itself."""
+        if not isinstance(error, QMPError) or isinstance(error, VMError):
+            return None
+        if self._backend.kind == "external":
+            return None
+        died = isinstance(error, QMPDisconnectedError)
+        status = self._backend.wait(Deadline(_LAST_WORDS_SECONDS if died else 0))
+        if status is None:
+            what = f"{self._backend.description} did not get ready, and was ended: {error}"
+        else:
+            what = f"QEMU did not start: it {describe_exit(status)}"
+            if status == 0:
+                what += " (an argument made it print something and leave?)"
+        stderr = self._backend.stderr()
+        said = last_lines(stderr) or "(nothing)"
+        command = shlex.join(self._backend.argv)
+        return VMLaunchError(
+            f"{what}\nIt wrote:\n{_indented(said)}\nThe command line was:\n  {command}",
+            argv=self._backend.argv,
+            exit_status=status,
+            stderr=stderr,
+        )
+
+    def wait(self, timeout: Timeout = DEFAULT) -> int:
+        """Waits until the machine has ended by itself.
+
+        Args:
+            timeout: seconds.
+
+        Returns:
+            QEMU's exit status, negative for a signal.
+
+        Raises:
+            QMPTimeoutError: it runs on.
+            VMError: somebody else started it, so its exit status can't be known.
+        """
+        __tracebackhide__ = True
+        if self._backend.kind == "external":
+            raise VMError(f"{self._backend.description} has an exit status only for who started it")
+        deadline = self._deadline(timeout)
+        status = self._reap(deadline)
+        if status is None:
+            raise QMPTimeoutError(
+                f"waited {seconds(deadline.timeout)} for {self} to end, but it runs on"
+                f"{self._status_now()}.{self._shown_console()}"
+            )
+        return status
+
+    def _reap(self, deadline: Deadline) -> int | None:
+        if self._exit_status is None:
+            self._exit_status = self._backend.wait(deadline)
+        return self._exit_status
+
+    def _status_now(self) -> str:
+        try:
+            return f" (run state: {self.qmp.execute('query-status', timeout=1.0)['status']})"
+        except QMPError:
+            return ""
+
+    @property
+    def exit_status(self) -> int | None:
+        """QEMU's exit status, negative for a signal; None while it runs."""
+        return self._exit_status if self._closed else self._reap(Deadline(0))
+
+    def quit(self, timeout: Timeout = DEFAULT) -> int:
+        """Ends QEMU (``quit``) and waits for it.
+
+        Returns:
+            Its exit status.
+
+        Raises:
+            QMPTimeoutError: it did not end in time.
+        """
+        __tracebackhide__ = True
+        deadline = self._deadline(timeout)
+        try:
+            self.qmp.execute("quit", timeout=deadline.remaining())
+        except QMPDisconnectedError:
+            if self._reap(Deadline(_LAST_WORDS_SECONDS)) is None:
+                raise
+        return self.wait(deadline.remaining())
+
+    def kill(self) -> int | None:
+        """Kills the process (SIGKILL) and reaps it.
+
+        Returns:
+            The exit status: -9 unless it had ended before.
+        """
+        if self._reap(Deadline(0)) is None:
+            self._backend.kill()
+        return self._reap(Deadline(_KILL_SECONDS))
+
+    def close(self) -> None:
+        """Ends the machine: quit, then SIGTERM, then SIGKILL, each with its time. Idempotent.
+
+        A QEMU that somebody else started is left running.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._backend.kind != "external":
+                self._end()
+            self._last_stderr = self._backend.stderr()
+        finally:
+            if self._qmp is not None:
+                self._qmp.close()
+            for release in self._releases:
+                release()
+            self._backend.close()
+
+    def _end(self) -> None:
+        if self._backend.kind == "qemu" and self._backend.pid is None:
+            return
+        if self._reap(Deadline(0)) is not None:
+            return
+        if self._qmp is not None and self._qmp.connected:
+            deadline = Deadline(_QUIT_SECONDS)
+            try:
+                self._qmp.execute("quit", timeout=_QUIT_SECONDS)
+            except QMPTimeoutError:
+                pass  # It is stuck: the signals below are for that.
+            except QMPError:
+                # Gone, or refusing: what counts is whether it ends.
+                deadline = Deadline(min(_TERMINATE_SECONDS, deadline.remaining() or 0))
+            if self._reap(deadline) is not None:
+                return
+            self._backend.terminate()
+            if self._reap(Deadline(_TERMINATE_SECONDS)) is not None:
+                return
+        self.kill()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+        if kind is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raises what went wrong beside the test's own course: commands that the fake lacks.
+
+        Raises:
+            UnmodelledCommandError, FakeQMPServerError: from the fake.
+        """
+        __tracebackhide__ = True
+        if self._backend.kind == "fake":
+            self.fake.check()
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> str:
+        """``qemu``, ``fake`` or ``external``."""
+        return self._backend.kind
+
+    @property
+    def description(self) -> str:
+        """What runs it: binary, version and accelerator."""
+        return self._backend.description
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The command line."""
+        return self._backend.argv
+
+    @property
+    def pid(self) -> int | None:
+        """The QEMU process; None on the fake, and for a QEMU that somebody else started."""
+        return self._backend.pid
+
+    @property
+    def stderr(self) -> str:
+        """What QEMU wrote to its standard output and error."""
+        return self._last_stderr if self._closed else self._backend.stderr()
+
+    @property
+    def fake(self) -> FakeQMPServer:
+        """The fake that plays the machine.
+
+        Raises:
+            VMError: a real QEMU does.
+        """
+        server = getattr(self._backend, "server", None)
+        if server is None:
+            raise VMError(f"{self} runs on {self._backend.description}, not on the fake")
+        fake: FakeQMPServer = server
+        return fake
+
+    @property
+    def qmp(self) -> QMPClient:
+        """The connected client.
+
+        Raises:
+            VMError: the machine was not started.
+        """
+        if self._qmp is None:
+            raise VMError(f"{self} was not started: call start(), or use it in a with statement")
+        return self._qmp
+
+    @property
+    def events(self) -> EventLog:
+        """All events so far."""
+        return self.qmp.events
+
+    def console_tail(self, lines: int = 20) -> str:
+        """The last lines of all consoles, as a person would have seen them."""
+        tails = {
+            name: last_lines(stream.tail().decode("utf-8", "replace"), lines)
+            for name, stream in self._streams.items()
+        }
+        shown = {name: tail for name, tail in tails.items() if tail}
+        if len(self._streams) < 2:
+            return "".join(shown.values())
+        return "\n".join(f"[{name}]\n{tail}" for name, tail in shown.items())
+
+    def _shown_console(self) -> str:
+        tail = self.console_tail()
+        return f"\nThe console's last lines:\n{_indented(tail)}" if tail else ""
+
+    def explain_end(self) -> str:
+        """Why the machine is gone, for a message: exit status, stderr; empty if it is not."""
+        status = self._exit_status
+        if status is None and not self._closed:
+            status = self._reap(Deadline(_LAST_WORDS_SECONDS))
+        if status is None:
+            return ""
+        text = f"QEMU {describe_exit(status)}"
+        shutdown = [one for one in self.qmp.events if one.name == "SHUTDOWN"] if self._qmp else []
+        if shutdown:
+            text += f" after {shutdown[-1]}"
+        stderr = last_lines(self.stderr)
+        if stderr:
+            text += f"\nIt wrote:\n{_indented(stderr)}"
+        return text
+
+    def _deadline(self, timeout: Timeout) -> Deadline:
+        return Deadline(
+            timeout if timeout is None or isinstance(timeout, (int, float)) else self._timeout
+        )
+
+    def __repr__(self) -> str:
+        name = self.config.name or "virtual machine"
+        state = "ended" if self._closed else "not started" if self._qmp is None else "started"
+        return f"<{name} on {self._backend.kind}, {state}>"
+
+    __str__ = __repr__
+
+
+def require_files(config: VMConfig) -> None:
+    """Raises VMConfigError if a file that the machine needs can't be read."""
+    for field, path in required_files(config):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise VMConfigError(
+                f"can't read the {field} {path!r}: {error.strerror}. Check the path; a relative "
+                f"one is looked up from {os.getcwd()}"
+            ) from error
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.split("\n"))
