@@ -179,6 +179,39 @@ class Console(_Spawn):
         for text in texts:
             self.send(text)
 
+    def expect(
+        self,
+        pattern: Any,
+        timeout: float | None = -1,
+        searchwindowsize: int | None = -1,
+        async_: bool = False,
+        **more: Any,
+    ) -> Any:
+        """Waits until the guest has written a match of a pattern.
+
+        As pexpect's ``expect``: ``before``, ``match`` and ``after`` tell what was found, and what
+        follows it is left for the next one.
+
+        Args:
+            pattern: a regular expression, compiled or not, ``pexpect.EOF``, ``pexpect.TIMEOUT``,
+                or a list of them.
+            timeout: seconds; -1: the console's; None: no limit.
+            searchwindowsize: how many characters back from the end are searched; -1: the
+                console's ``searchwindowsize``; None: all.
+            async_: True returns an awaitable.
+            more: ``async``, the old name of ``async_``.
+
+        Returns:
+            The index of the pattern that was found.
+
+        Raises:
+            ConsoleTimeoutError: it did not come; the text has the guest's last lines.
+            ConsoleEOFError: the guest's side closed first.
+        """
+        __tracebackhide__ = True
+        patterns = self.compile_pattern_list(pattern)
+        return self.expect_list(patterns, timeout, searchwindowsize, more.pop("async", async_))
+
     def expect_list(
         self, pattern_list: list[Any], timeout: Any = -1, *rest: Any, **more: Any
     ) -> Any:

@@ -20,6 +20,7 @@ __all__ = [
     "arch_of_binary",
     "choose_accelerator",
     "find_qemu",
+    "label_of_binary",
     "qemu_version",
 ]
 
@@ -137,6 +138,16 @@ def arch_of_binary(qemu: str | os.PathLike[str]) -> str | None:
     """The architecture in the name ``qemu-system-ARCH``, or None."""
     found = re.search(r"qemu-system-([a-z0-9_]+)", os.path.basename(os.fspath(qemu)))
     return found[1] if found else None
+
+
+def label_of_binary(qemu: str) -> str:
+    """A short name for a test's id, such as ``x86_64-7.2.22``; a broken binary keeps its name."""
+    try:
+        version = qemu_version(find_qemu(given=qemu))
+    except VMError:
+        return os.path.basename(qemu)
+    arch = arch_of_binary(qemu)
+    return f"{arch}-{version}" if arch else f"{os.path.basename(qemu)}-{version}"
 
 
 @lru_cache(maxsize=32)

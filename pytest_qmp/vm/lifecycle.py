@@ -20,6 +20,7 @@ from pytest_qmp.errors import (
 from pytest_qmp.qmp.client import QMPClient
 from pytest_qmp.qmp.deadline import Deadline, seconds
 from pytest_qmp.qmp.events import EventLog
+from pytest_qmp.qmp.session import TranscriptEntry
 from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, Timeout
 from pytest_qmp.text import last_lines
 from pytest_qmp.vm.argv import required_files
@@ -313,6 +314,11 @@ class MachineLife:
         if self._qmp is None:
             raise VMError(f"{self} was not started: call start(), or use it in a with statement")
         return self._qmp
+
+    @property
+    def transcript(self) -> list[TranscriptEntry]:
+        """The last QMP messages both ways; see ``QMPClient.transcript``."""
+        return self._qmp.transcript if self._qmp is not None else []
 
     @property
     def events(self) -> EventLog:

@@ -1,0 +1,134 @@
+"""The fixtures, each small and overridable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from pytest_qmp.errors import FakeQMPServerError
+from pytest_qmp.launch import complete, launch
+from pytest_qmp.settings import QMPSettings
+
+if TYPE_CHECKING:
+    from pytest_qmp.fake.server import FakeQMPServer
+    from pytest_qmp.qmp.client import QMPClient
+    from pytest_qmp.vm.config import VMConfig
+    from pytest_qmp.vm.machine import VirtualMachine
+
+__all__ = [
+    "VMFactory",
+    "_qmp_qemu",
+    "qmp_client",
+    "qmp_fake_server",
+    "qmp_settings",
+    "qmp_vm",
+    "qmp_vm_config",
+    "qmp_vm_factory",
+]
+
+
+class VMFactory(Protocol):
+    """What ``qmp_vm_factory`` gives."""
+
+    def __call__(self, config: VMConfig | None = None, **overrides: Any) -> VirtualMachine:
+        """Starts one more machine; it is ended with the test.
+
+        Args:
+            config: what to start; default: the test's ``qmp_vm_config``.
+            overrides: fields of it to change.
+        """
+
+
+@pytest.fixture(scope="session")
+def qmp_settings(pytestconfig: pytest.Config) -> QMPSettings:
+    """What the options and the ini file came to."""
+    return QMPSettings.from_config(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def _qmp_qemu(request: pytest.FixtureRequest) -> str | None:
+    """The QEMU binary of this test, where ``--qmp-qemu`` was given several times."""
+    return getattr(request, "param", None)
+
+
+@pytest.fixture
+def qmp_vm_config(
+    request: pytest.FixtureRequest, qmp_settings: QMPSettings, _qmp_qemu: str | None
+) -> VMConfig:
+    """What ``qmp_vm`` is made of: the options and the test's marker. Override it to configure.
+
+    An override may build on it (``qmp_vm_config.replace(kernel=…)``) or return a VMConfig of its
+    own; what that leaves open comes from the options.
+    """
+    from pytest_qmp.vm.config import VMConfig
+
+    return complete(VMConfig(), qmp_settings, _qmp_qemu, request.node).replace(backend=None)
+
+
+@pytest.fixture
+def qmp_vm_factory(
+    request: pytest.FixtureRequest,
+    qmp_settings: QMPSettings,
+    qmp_vm_config: VMConfig,
+    _qmp_qemu: str | None,
+) -> Iterator[VMFactory]:
+    """Starts machines: ``qmp_vm_factory()``, ``qmp_vm_factory(memory="1G")``.
+
+    Each is ended with the test, the last one first.
+    """
+    started: list[VirtualMachine] = []
+
+    def start(config: VMConfig | None = None, **overrides: Any) -> VirtualMachine:
+        __tracebackhide__ = True
+        machine = launch(
+            request.node, config or qmp_vm_config, qmp_settings, _qmp_qemu, **overrides
+        )
+        started.append(machine)
+        return machine
+
+    yield start
+    for machine in reversed(started):
+        machine.close()
+    for machine in started:
+        _report_faults(machine.check)
+
+
+@pytest.fixture
+def qmp_vm(qmp_vm_factory: VMFactory) -> VirtualMachine:
+    """A started virtual machine with a connected QMP client, ended with the test."""
+    __tracebackhide__ = True
+    return qmp_vm_factory()
+
+
+@pytest.fixture
+def qmp_client(qmp_vm: VirtualMachine) -> QMPClient:
+    """The QMP client of ``qmp_vm``."""
+    return qmp_vm.qmp
+
+
+@pytest.fixture
+def qmp_fake_server() -> Iterator[FakeQMPServer]:
+    """A fake QEMU that listens on a unix socket (``.address``), for code that speaks QMP.
+
+    A command that it does not model, and no stub answers, fails the test at its end.
+    """
+    from pytest_qmp.fake.server import FakeQMPServer
+
+    server = FakeQMPServer()
+    server.start()
+    try:
+        yield server
+    finally:
+        server.close()
+    _report_faults(server.check)
+
+
+def _report_faults(check: Callable[[], None]) -> None:
+    """Fails the test with what the fake has to say, without our own source around it."""
+    __tracebackhide__ = True
+    try:
+        check()
+    except FakeQMPServerError as error:
+        pytest.fail(str(error), pytrace=False)

@@ -1,0 +1,81 @@
+"""The marker ``@pytest.mark.qmp(...)``: read, checked, and its requirements looked into."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_qmp.settings import QMPSettings
+    from pytest_qmp.vm.config import VMConfig
+
+__all__ = ["MARKER_HELP", "check_marker", "marker_changes", "unmet_requirement"]
+
+MARKER_HELP = (
+    "qmp(machine=..., memory=..., args=[...], backend='qemu', requires=[...]): "
+    "what the test's virtual machine is made of (any field of VMConfig), and what it requires"
+)
+
+
+def check_marker(item: pytest.Item) -> None:
+    """Refuses a marker that can't be right.
+
+    Raises:
+        pytest.UsageError: for a positional argument, a keyword that there is not (the text names
+            the nearest), or a value that VMConfig refuses.
+    """
+    from pytest_qmp.errors import VMConfigError
+    from pytest_qmp.vm.config import VMConfig, check_names
+
+    for mark in item.iter_markers("qmp"):
+        where = f"{item.nodeid}: @pytest.mark.qmp"
+        if mark.args:
+            raise pytest.UsageError(
+                f"{where} takes keywords only, as in machine='q35': {mark.args[0]!r} has none"
+            )
+        try:
+            check_names(mark.kwargs, "it", "requires")
+            VMConfig().replace(**{k: v for k, v in mark.kwargs.items() if k != "requires"})
+        except VMConfigError as error:
+            raise pytest.UsageError(f"{where}: {error}") from None
+        requires = mark.kwargs.get("requires", ())
+        if isinstance(requires, str) or not all(isinstance(one, str) for one in requires):
+            raise pytest.UsageError(
+                f"{where}: requires is a list of texts, as in requires=['kvm'], not {requires!r}"
+            )
+
+
+def marker_changes(node: pytest.Item) -> dict[str, Any]:
+    """The fields of VMConfig that the markers set; the nearest marker wins."""
+    changes: dict[str, Any] = {}
+    for mark in node.iter_markers("qmp"):
+        for name, value in mark.kwargs.items():
+            if name != "requires":
+                changes.setdefault(name, value)
+    return changes
+
+
+def unmet_requirement(item: pytest.Item, config: VMConfig) -> str:
+    """Why one of the test's requirements is not met; empty if all are.
+
+    Raises:
+        pytest.UsageError: a requirement is not written as one.
+    """
+    from pytest_qmp.errors import VMConfigError
+    from pytest_qmp.vm.requirements import missing
+
+    for mark in item.iter_markers("qmp"):
+        for requirement in mark.kwargs.get("requires", ()):
+            try:
+                reason = missing(requirement, config)
+            except VMConfigError as error:
+                raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+            if reason:
+                return f"requires {requirement!r}: {reason}"
+    return ""
+
+
+def required_backend(item: pytest.Item, settings: QMPSettings) -> str:
+    """The backend that the test's markers ask for, or that of the settings."""
+    return str(marker_changes(item).get("backend") or settings.backend)

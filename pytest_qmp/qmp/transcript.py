@@ -1,0 +1,37 @@
+"""The last messages of a connection, as text for a person."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from pytest_qmp.qmp.session import TranscriptEntry
+from pytest_qmp.text import printable
+
+__all__ = ["format_transcript"]
+
+
+def format_transcript(
+    entries: Sequence[TranscriptEntry], *, limit: int = 20, width: int = 400
+) -> str:
+    """The last messages, a line each: how long ago, ``>`` sent or ``<`` received, the message.
+
+    Args:
+        entries: from ``QMPClient.transcript``.
+        limit: how many messages.
+        width: characters of each.
+    """
+    now = time.monotonic()
+    lines = [
+        (moment, direction, line)
+        for moment, direction, data in entries
+        for line in data.decode("utf-8", "replace").splitlines()
+        if line.strip()
+    ]
+    shown = []
+    for moment, direction, line in lines[-limit:]:
+        text = printable(line)
+        if len(text) > width:
+            text = f"{text[:width]}… ({len(text)} characters)"
+        shown.append(f"{moment - now:+9.3f} s {direction} {text}")
+    return "\n".join(shown)

@@ -1,0 +1,92 @@
+"""What a run says: the header, the sections of a failure, and the last lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_qmp.settings import QMPSettings
+    from pytest_qmp.vm.machine import VirtualMachine
+
+__all__ = ["add_sections", "header", "note_backends", "summary"]
+
+_SECTION_LINES = 40
+
+
+def header(settings: QMPSettings) -> list[str]:
+    """Who plays the machines of this run: binary, version and accelerator, or the fake and why."""
+    from pytest_qmp.errors import VMError
+    from pytest_qmp.vm.fake_machine import DEFAULT_EMULATION
+    from pytest_qmp.vm.host import (
+        QEMUNotFoundError,
+        arch_of_binary,
+        choose_accelerator,
+        find_qemu,
+        qemu_version,
+    )
+
+    fake = f"qmp: the fake QEMU {DEFAULT_EMULATION}"
+    if settings.connect is not None:
+        return [f"qmp: the running QEMU at {settings.connect}"]
+    if settings.backend == "fake":
+        return [f"{fake} (--qmp-backend=fake)"]
+    lines = []
+    for given in settings.qemu or (None,):
+        arch = (given and arch_of_binary(given)) or settings.arch or "x86_64"
+        try:
+            found = find_qemu(arch, given)
+            version = qemu_version(found)
+        except QEMUNotFoundError as error:
+            if settings.backend == "auto" and given is None:
+                lines.append(f"{fake} (there is no qemu-system-{arch} on the PATH)")
+            else:
+                lines.append(f"qmp: {error}")
+        except VMError as error:
+            lines.append(f"qmp: {error}")
+        else:
+            accelerator = choose_accelerator(settings.accel, found, arch)
+            lines.append(f"qmp: QEMU {version} ({found}), accelerator {accelerator}")
+    return lines
+
+
+def add_sections(report: pytest.TestReport, machines: list[VirtualMachine]) -> None:
+    """Adds what is known of the machines to the report of a test that failed."""
+    from pytest_qmp.qmp.transcript import format_transcript
+    from pytest_qmp.text import last_lines
+
+    for machine in machines:
+        name = machine.config.name or machine.description
+        state = f"{machine.description}, "
+        state += f"pid {machine.pid}" if machine.exit_status is None else "ended"
+        transcript = format_transcript(machine.transcript)
+        if transcript:
+            report.sections.append((f"QMP: last messages of {name} ({state})", transcript))
+        console = machine.console_tail(_SECTION_LINES)
+        if console:
+            report.sections.append((f"Console: last lines of {name}", console))
+        stderr = last_lines(machine.stderr, _SECTION_LINES)
+        if stderr:
+            report.sections.append((f"QEMU's stderr: {name}", stderr))
+
+
+def note_backends(report: pytest.TestReport, machines: list[VirtualMachine]) -> None:
+    """Notes in a report who played its machines; xdist carries it to the controller."""
+    kinds = sorted({machine.description for machine in machines})
+    if kinds:
+        report.__dict__["qmp_backends"] = kinds
+
+
+def summary(reports: list[pytest.TestReport]) -> str:
+    """The closing line: how many tests ran on what; empty if none had a machine."""
+    ran: Counter[str] = Counter()
+    for report in reports:
+        if report.when == "call":
+            ran.update(report.__dict__.get("qmp_backends", ()))
+    parts = [
+        f"{count} test{'' if count == 1 else 's'} on {description}"
+        for description, count in sorted(ran.items())
+    ]
+    return "qmp: " + ", ".join(parts) if parts else ""

@@ -1,0 +1,213 @@
+"""The options, their ini twins, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_qmp.vm.config import VMConfig
+
+__all__ = ["OPTIONS", "QMPSettings", "add_options"]
+
+BACKENDS = ("auto", "qemu", "fake")
+_DEFAULT_TIMEOUT = 30.0
+
+_ACCELERATORS = ("auto", "tcg", "kvm", "hvf", "whpx", "nvmm", "xen", "mshv", "nitro")
+_ARCHITECTURES = (
+    "aarch64", "alpha", "arm", "avr", "hppa", "i386", "loongarch64", "m68k", "microblaze",
+    "microblazeel", "mips", "mips64", "mips64el", "mipsel", "or1k", "ppc", "ppc64", "riscv32",
+    "riscv64", "rx", "s390x", "sh4", "sh4eb", "sparc", "sparc64", "tricore", "x86_64", "xtensa",
+    "xtensaeb",
+)  # fmt: skip
+
+# Name, what argparse is told, help. Each has an ini twin: --qmp-timeout and qmp_timeout.
+OPTIONS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    (
+        "backend",
+        {"metavar": "auto|qemu|fake"},
+        "what runs machines: qemu, fake, or auto: QEMU where it is installed, else the fake",
+    ),
+    ("connect", {"metavar": "ADDRESS"}, "use the running QEMU whose QMP monitor is at ADDRESS"),
+    (
+        "qemu",
+        {"metavar": "PATH", "action": "append"},
+        "the QEMU binary; given several times, every test runs on each",
+    ),
+    ("arch", {"metavar": "ARCH"}, "the architecture: qemu-system-ARCH is used (default: x86_64)"),
+    ("machine", {"metavar": "TYPE"}, "the machine type (default: q35 on x86_64, else virt)"),
+    ("memory", {"metavar": "SIZE"}, "the guest's memory, such as 256M (default: QEMU's own)"),
+    (
+        "accel",
+        {"metavar": "NAME"},
+        "the accelerator; auto (the default) takes KVM if it runs guest code, else TCG",
+    ),
+    (
+        "timeout",
+        {"metavar": "SECONDS"},
+        f"how long a wait takes at most, unless it says otherwise (default: {_DEFAULT_TIMEOUT:g})",
+    ),
+    (
+        "require",
+        {"action": "store_true"},
+        "fail, instead of skip, where something that a test needs is missing",
+    ),
+)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Registers the options and their ini twins."""
+    group = parser.getgroup("qmp", "virtual machines and QMP (pytest-qmp)")
+    for name, how, text in OPTIONS:
+        group.addoption(f"--qmp-{name}", dest=f"qmp_{name}", default=None, help=text, **how)
+        kind: Literal["linelist", "bool", "string"] = (
+            "linelist" if name == "qemu" else "bool" if name == "require" else "string"
+        )
+        parser.addini(f"qmp_{name}", f"see --qmp-{name}", type=kind, default=None)
+
+
+@dataclass(frozen=True)
+class QMPSettings:
+    """What the options and the ini file came to.
+
+    Attributes:
+        backend: ``auto``, ``qemu`` or ``fake``.
+        connect: address of a running QEMU's monitor, or None.
+        qemu: paths of QEMU binaries; empty: the one on the PATH.
+        arch: the architecture, or None.
+        machine: the machine type, or None.
+        memory: the guest's memory, or None.
+        accel: the accelerator, or ``auto``.
+        timeout: seconds.
+        require: True fails where something is missing.
+        explicit: the names of those that somebody has set.
+    """
+
+    backend: str = "auto"
+    connect: str | None = None
+    qemu: tuple[str, ...] = ()
+    arch: str | None = None
+    machine: str | None = None
+    memory: str | None = None
+    accel: str = "auto"
+    timeout: float = _DEFAULT_TIMEOUT
+    require: bool = False
+    explicit: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_config(cls, config: pytest.Config) -> QMPSettings:
+        """Reads the options, then the ini file; checks each value.
+
+        Raises:
+            pytest.UsageError: for a value that can't be; the text says which are right.
+        """
+        given: dict[str, Any] = {}
+        for name, _, _ in OPTIONS:
+            value, origin = config.getoption(f"qmp_{name}"), f"--qmp-{name}"
+            if value is None:
+                value, origin = config.getini(f"qmp_{name}"), f"qmp_{name} (ini)"
+            if value is None or value == []:
+                continue
+            if isinstance(value, str) and not value.strip():
+                raise pytest.UsageError(f"{origin} is empty")
+            check = _CHECKS.get(name)
+            given[name] = check(origin, value) if check else value
+        if "connect" in given:
+            for other in ("qemu", "machine", "memory", "accel"):
+                if config.getoption(f"qmp_{other}") is not None:
+                    raise pytest.UsageError(
+                        f"--qmp-connect uses a QEMU that runs already, so --qmp-{other} can't "
+                        "change it: give one of the two"
+                    )
+        return cls(**given, explicit=frozenset(given))
+
+    def defaults(self, qemu: str | None) -> VMConfig:
+        """A VMConfig of what the options say.
+
+        Args:
+            qemu: the binary of this test, where the test runs on several.
+        """
+        from pytest_qmp.vm.config import VMConfig
+
+        return VMConfig(
+            qemu=qemu or next(iter(self.qemu), None),
+            arch=self.arch,
+            machine=self.machine,
+            memory=self.memory,
+            accel=self.accel,
+            timeout=self.timeout,
+        )
+
+
+def _one_of(origin: str, value: str, known: tuple[str, ...] | list[str], what: str) -> str:
+    from pytest_qmp.text import nearest
+
+    if value not in known:
+        raise pytest.UsageError(
+            f"{origin}={value} is no {what}{nearest(value, known)}\nKnown are: {', '.join(known)}"
+        )
+    return value
+
+
+def _check_backend(origin: str, value: str) -> str:
+    return _one_of(origin, value, BACKENDS, "backend")
+
+
+def _check_arch(origin: str, value: str) -> str:
+    return _one_of(origin, value, _ARCHITECTURES, "architecture of QEMU's")
+
+
+def _check_accel(origin: str, value: str) -> str:
+    _one_of(origin, value.split(",")[0], _ACCELERATORS, "accelerator")
+    return value
+
+
+def _check_memory(origin: str, value: str) -> str:
+    from pytest_qmp.errors import VMConfigError
+    from pytest_qmp.vm.config import memory_bytes
+
+    try:
+        memory_bytes(value)
+    except VMConfigError as error:
+        raise pytest.UsageError(f"{origin}={value}: {error}") from None
+    return value
+
+
+def _check_connect(origin: str, value: str) -> str:
+    from pytest_qmp.qmp.address import QMPAddressError, parse_address
+
+    try:
+        parse_address(value)
+    except QMPAddressError as error:
+        raise pytest.UsageError(f"{origin}={value}: {error}") from None
+    return value
+
+
+def _check_timeout(origin: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise pytest.UsageError(f"{origin}={value} is no number of seconds above 0")
+    return number
+
+
+def _check_qemu(origin: str, value: list[str]) -> tuple[str, ...]:
+    if not all(one.strip() for one in value):
+        raise pytest.UsageError(f"{origin} is empty")
+    return tuple(value)
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "accel": _check_accel,
+    "arch": _check_arch,
+    "backend": _check_backend,
+    "connect": _check_connect,
+    "memory": _check_memory,
+    "qemu": _check_qemu,
+    "timeout": _check_timeout,
+}
