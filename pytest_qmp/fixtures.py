@@ -131,4 +131,4 @@ def _report_faults(check: Callable[[], None]) -> None:
     try:
         check()
     except FakeQMPServerError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_qmp.errors import NeedsRealGuestError
-from pytest_qmp.markers import marker_changes, unmet_requirement
+from pytest_qmp.markers import check_marker, marker_changes, unmet_requirement
 
 if TYPE_CHECKING:
     from pytest_qmp.settings import QMPSettings
     from pytest_qmp.vm.config import VMConfig
     from pytest_qmp.vm.machine import VirtualMachine
 
-__all__ = ["complete", "give_up", "launch", "machines_of", "require"]
+__all__ = ["complete", "launch", "machines_of", "outcome", "require"]
 
 _machines = pytest.StashKey[list["VirtualMachine"]]()
 
@@ -85,12 +85,11 @@ def launch(
     if overrides:
         config = complete(config.replace(backend=None, **overrides), settings, qemu)
     machines = machines_of(item)
-    if config.name is None:
-        config = config.replace(name=f"vm{len(machines)}")
     if settings.connect is not None and config.backend == "qemu":
         machine = VirtualMachine.attach(settings.connect, timeout=settings.timeout)
     else:
         machine = VirtualMachine(config)
+    machine.label = config.name or f"vm{len(machines)}"
     machines.append(machine)
     return machine.start()
 
@@ -101,22 +100,48 @@ def machines_of(item: pytest.Item) -> list[VirtualMachine]:
 
 
 def require(item: pytest.Item, settings: QMPSettings) -> None:
-    """Skips a test whose requirements are not met; fails it under ``--qmp-require``."""
+    """Looks into what a test's markers ask for.
+
+    Raises:
+        NeedsRealGuestError: a requirement is not met.
+        pytest.UsageError: a marker can't be right.
+    """
     __tracebackhide__ = True
+    if item.get_closest_marker("qmp") is None:
+        return
+    check_marker(item)
     if not any(mark.kwargs.get("requires") for mark in item.iter_markers("qmp")):
         return
     from pytest_qmp.vm.config import VMConfig
 
-    binary = getattr(item, "callspec", None)
-    qemu = binary.params.get("_qmp_qemu") if binary is not None else None
+    parametrized = getattr(item, "callspec", None)
+    qemu = parametrized.params.get("_qmp_qemu") if parametrized is not None else None
     reason = unmet_requirement(item, complete(VMConfig(), settings, qemu, item))
     if reason:
-        give_up(reason, settings)
+        raise NeedsRealGuestError(reason)
 
 
-def give_up(reason: str, settings: QMPSettings) -> None:
-    """Skips, or fails under ``--qmp-require``, with that reason."""
-    __tracebackhide__ = True
-    if settings.require:
-        pytest.fail(f"{reason} (and --qmp-require is given)", pytrace=False)
-    raise pytest.skip.Exception(reason, _use_item_location=True)
+def outcome(error: Exception, settings: QMPSettings) -> BaseException:
+    """What to raise for an error in a test's set-up.
+
+    A lack is a skip, or a failure under ``--qmp-require``. Another error is itself if it came
+    through the user's own code, and else a failure with its text alone: our own source tells
+    nobody anything.
+    """
+    text = str(error)
+    if isinstance(error, NeedsRealGuestError) or getattr(error, "given", None) is False:
+        if not settings.require:
+            return pytest.skip.Exception(text, _use_item_location=True)
+        return pytest.fail.Exception(f"{text} (and --qmp-require is given)", pytrace=False)
+    return error if _came_through_user_code(error) else pytest.fail.Exception(text, pytrace=False)
+
+
+def _came_through_user_code(error: BaseException) -> bool:
+    ours = ("pytest_qmp", "_pytest", "pluggy", "xdist")
+    traceback = error.__traceback__
+    while traceback is not None:
+        module = str(traceback.tb_frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] not in ours:
+            return True
+        traceback = traceback.tb_next
+    return False

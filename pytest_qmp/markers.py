@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_qmp.settings import QMPSettings
     from pytest_qmp.vm.config import VMConfig
 
 __all__ = ["MARKER_HELP", "check_marker", "marker_changes", "unmet_requirement"]
@@ -35,10 +34,10 @@ def check_marker(item: pytest.Item) -> None:
                 f"{where} takes keywords only, as in machine='q35': {mark.args[0]!r} has none"
             )
         try:
-            check_names(mark.kwargs, "it", "requires")
+            check_names(mark.kwargs, "@pytest.mark.qmp", "requires")
             VMConfig().replace(**{k: v for k, v in mark.kwargs.items() if k != "requires"})
         except VMConfigError as error:
-            raise pytest.UsageError(f"{where}: {error}") from None
+            raise pytest.UsageError(f"{item.nodeid}: {error}") from None
         requires = mark.kwargs.get("requires", ())
         if isinstance(requires, str) or not all(isinstance(one, str) for one in requires):
             raise pytest.UsageError(
@@ -74,8 +73,3 @@ def unmet_requirement(item: pytest.Item, config: VMConfig) -> str:
             if reason:
                 return f"requires {requirement!r}: {reason}"
     return ""
-
-
-def required_backend(item: pytest.Item, settings: QMPSettings) -> str:
-    """The backend that the test's markers ask for, or that of the settings."""
-    return str(marker_changes(item).get("backend") or settings.backend)

@@ -19,7 +19,7 @@ from pytest_qmp.fixtures import (
     qmp_vm_config,
     qmp_vm_factory,
 )
-from pytest_qmp.launch import give_up, machines_of, require
+from pytest_qmp.launch import machines_of, outcome, require
 from pytest_qmp.markers import MARKER_HELP, check_marker
 from pytest_qmp.settings import QMPSettings, add_options
 
@@ -63,7 +63,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuses markers that can't be right, before anything runs."""
     for item in items:
-        if item.get_closest_marker("qmp") is not None:
+        # xdist breaks on a usage error in a worker, so there each such test fails instead.
+        if not hasattr(item.config, "workerinput"):
             check_marker(item)
 
 
@@ -80,32 +81,31 @@ def pytest_report_collectionfinish(
     return header(settings)
 
 
+def _unless_told_alone(caught: pytest.ExceptionInfo[BaseException]) -> bool:
+    # A failure that is its text alone has no traceback to hide frames of, and pytest says so.
+    return not isinstance(caught.value, pytest.fail.Exception)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     """Looks into the test's requirements first; skips what can't run here."""
-    require_or_skip = item.config.stash[_settings]
+    __tracebackhide__ = _unless_told_alone
+    settings = item.config.stash[_settings]
     try:
-        require(item, require_or_skip)
+        require(item, settings)
         yield
-    except (NeedsRealGuestError, VMError) as error:
-        _skip_or_raise(error, require_or_skip)
+    except (VMError, pytest.UsageError) as error:
+        raise outcome(error, settings) from None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Skips a test that turns out to need what the fake has not."""
+    __tracebackhide__ = _unless_told_alone
     try:
         yield
     except NeedsRealGuestError as error:
-        _skip_or_raise(error, item.config.stash[_settings])
-
-
-def _skip_or_raise(error: VMError, settings: QMPSettings) -> None:
-    __tracebackhide__ = True
-    given = getattr(error, "given", None)
-    if isinstance(error, NeedsRealGuestError) or given is False:
-        give_up(str(error), settings)
-    raise error
+        raise outcome(error, item.config.stash[_settings]) from None
 
 
 @pytest.hookimpl(wrapper=True)

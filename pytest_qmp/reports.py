@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -58,18 +59,19 @@ def add_sections(report: pytest.TestReport, machines: list[VirtualMachine]) -> N
     from pytest_qmp.text import last_lines
 
     for machine in machines:
-        name = machine.config.name or machine.description
-        state = f"{machine.description}, "
-        state += f"pid {machine.pid}" if machine.exit_status is None else "ended"
-        transcript = format_transcript(machine.transcript)
-        if transcript:
-            report.sections.append((f"QMP: last messages of {name} ({state})", transcript))
-        console = machine.console_tail(_SECTION_LINES)
-        if console:
-            report.sections.append((f"Console: last lines of {name}", console))
-        stderr = last_lines(machine.stderr, _SECTION_LINES)
-        if stderr:
-            report.sections.append((f"QEMU's stderr: {name}", stderr))
+        name = machine.label
+        title = f"{name}: {machine.description}"
+        if machine.pid is not None:
+            title += f", pid {machine.pid}"
+        if machine.exit_status is not None:
+            title += ", ended"
+        sections = (
+            (title, shlex.join(machine.argv)),
+            (f"{name}: last QMP messages", format_transcript(machine.transcript)),
+            (f"{name}: the console's last lines", machine.console_tail(_SECTION_LINES)),
+            (f"{name}: QEMU's stderr", last_lines(machine.stderr, _SECTION_LINES)),
+        )
+        report.sections.extend(section for section in sections if section[1])
 
 
 def note_backends(report: pytest.TestReport, machines: list[VirtualMachine]) -> None:

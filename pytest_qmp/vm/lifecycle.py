@@ -49,10 +49,15 @@ class MachineLife:
     Args:
         config: what to start.
         backend: what runs it.
+
+    Attributes:
+        config: what was started.
+        label: what messages and reports call it.
     """
 
     def __init__(self, config: VMConfig, backend: Backend) -> None:
         self.config = config
+        self.label = config.name or "vm"
         self._backend = backend
         self._timeout = config.timeout if config.timeout is not None else DEFAULT_TIMEOUT
         self._qmp: QMPClient | None = None
@@ -86,20 +91,20 @@ class MachineLife:
             self._qmp = QMPClient.connect(
                 wires.monitor,
                 timeout=deadline.remaining(),
-                peer=self.config.name or self._peer_name(),
+                peer=self._peer_name(),
             )
         except BaseException as error:
             failure = self._launch_failure(error)
             self.close()
             if failure is not None:
-                raise failure from error
+                raise failure from None
             raise
         self._qmp.timeout = self._timeout
         self._qmp.explain_loss = self.explain_end
         return self
 
     def _peer_name(self) -> str:
-        return "QEMU" if self._backend.kind == "qemu" else self._backend.description
+        return f"QEMU ({self.label})" if self._backend.kind == "qemu" else self._backend.description
 
     def _connect_console(self, name: str, sock: socket.socket) -> None:
         stream = OutputStream()
@@ -362,9 +367,8 @@ class MachineLife:
         )
 
     def __repr__(self) -> str:
-        name = self.config.name or "virtual machine"
         state = "ended" if self._closed else "not started" if self._qmp is None else "started"
-        return f"<{name} on {self._backend.kind}, {state}>"
+        return f"<{self.label} on {self._backend.kind}, {state}>"
 
     __str__ = __repr__
 
