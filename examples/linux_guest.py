@@ -44,19 +44,25 @@ MODULES = (
     "sd_mod",
 )
 
-INIT = """\
+#: What the kernel is to be told: talk on the first serial port, reboot at once after a panic.
+APPEND = "console=ttyS0 quiet panic=-1"
+
+#: What the shell on the console says when it waits for a command.
+PROMPT = "guest# "
+
+INIT = f"""\
 #!/bin/busybox sh
 # The first process: sets the machine up, then hands over to busybox's init.
-export PATH=/bin PS1='guest# '
+export PATH=/bin PS1='{PROMPT}'
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 
 # Load the modules of the devices that are there, then of those that the first ones brought.
-load_modules() {
-    find /sys/devices -name modalias -exec cat {} + | sort -u | xargs modprobe -qa 2>/dev/null
-}
+load_modules() {{
+    find /sys/devices -name modalias -exec cat {{}} + | sort -u | xargs modprobe -qa 2>/dev/null
+}}
 load_modules
 load_modules
 modprobe -q evdev
@@ -84,11 +90,6 @@ class GuestBuildError(Exception):
 class LinuxGuest:
     kernel: Path
     initrd: Path
-
-    #: What the kernel is told: talk on the first serial port, end the machine on a panic.
-    append: str = "console=ttyS0 quiet panic=-1"
-    #: What the shell on the console says when it waits for a command.
-    prompt: str = "guest# "
 
 
 def build(cache: Path | None = None, arch: str = "x86_64") -> LinuxGuest:

@@ -13,10 +13,13 @@ from pytest_qmp import Drive
 
 from . import aarch64, riscv64, x86
 
-__all__ = ["ARCHITECTURES", "BEHAVIOURS", "overrides"]
+__all__ = ["ARCHITECTURES", "BEHAVIOURS", "Form", "overrides"]
 
 ARCHITECTURES = ("x86_64", "aarch64", "riscv64")
 BEHAVIOURS = tuple(x86.BODIES)  # the others have all of these but "panic"
+
+# How an x86 guest is started: as the machine's firmware, or by SeaBIOS from a drive.
+Form = Literal["firmware", "boot-sector"]
 
 # SeaBIOS reads disks by cylinder; it finds nothing on one that is smaller than a cylinder.
 _DISK_SIZE = 1 << 20
@@ -27,13 +30,12 @@ def overrides(
     directory: Path,
     *,
     arch: str = "x86_64",
-    form: Literal["firmware", "boot-sector"] = "firmware",
+    form: Form = "firmware",
     banner: str = "ready",
 ) -> dict[str, Any]:
     """Write a guest into *directory* and return the ``VMConfig`` fields that run it.
 
-    On x86, *form* chooses between the machine's own firmware (quickest) and a boot sector
-    that SeaBIOS starts from a drive; on both ``pc`` and ``q35``.
+    *form* is for x86 alone, where both run on ``pc`` and ``q35``; firmware is the quicker.
     """
     path = directory / f"{arch}-{behaviour}.img"
     if arch == "aarch64":
@@ -51,12 +53,8 @@ def overrides(
         path.write_bytes(x86.firmware(body, banner))
         fields["firmware"] = path
     else:
-        _write_disk(path, x86.boot_sector(body, banner))
+        with path.open("wb") as disk:
+            disk.write(x86.boot_sector(body, banner))
+            disk.truncate(_DISK_SIZE)  # a hole: it takes no space
         fields["drives"] = (Drive(path, format="raw", snapshot=True),)
     return fields
-
-
-def _write_disk(path: Path, sector: bytes) -> None:
-    with path.open("wb") as disk:
-        disk.write(sector)
-        disk.truncate(_DISK_SIZE)  # a hole: it takes no space
