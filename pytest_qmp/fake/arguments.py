@@ -82,21 +82,22 @@ class _Visitor:
     def _object(self, found: ObjectType, value: Any, path: str) -> None:
         if not isinstance(value, dict):
             _wrong_type(path, "object")
-        known: set[str] = set()
+        known: dict[str, None] = {}
         self._members(found, value, path, known)
         unexpected = [key for key in hash_ordered(value) if key not in known]
         if unexpected:
             # The whole object went into QEMU's set, what it knows was then taken out.
             name = unexpected[0]
             if len(unexpected) > 1:
-                name = first_in_set(hash_ordered(value), frozenset(unexpected))
+                taken_out = [key for key in known if key in value]
+                name = first_in_set(hash_ordered(value), taken_out)
             raise CommandFailed(f"Parameter '{_join(path, name)}' is unexpected")
 
     def _members(
-        self, found: ObjectType, value: dict[str, Any], path: str, known: set[str]
+        self, found: ObjectType, value: dict[str, Any], path: str, known: dict[str, None]
     ) -> None:
         for member in found.members:
-            known.add(member.name)
+            known[member.name] = None
             if member.name in value:
                 inner = _join(path, member.name)
                 self.visit(member.type, value[member.name], inner, member.name)
@@ -113,7 +114,7 @@ class _Visitor:
             if self._takes(name, value):
                 self.visit(name, value, path, leaf)
                 return
-        _wrong_type(path, self._alternate_name(found))
+        _wrong_type(leaf or "", self._alternate_name(found))
 
     def _takes(self, type_name: str, value: Any) -> bool:
         found = self._schema.type(type_name)

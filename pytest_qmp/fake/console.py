@@ -9,7 +9,6 @@ from pytest_qmp.errors import FakeQMPServerError
 
 __all__ = ["Console"]
 
-ConsoleReply = "bytes | Callable[[re.Match[bytes]], bytes | None]"
 _BACKLOG = 1 << 20
 
 
@@ -48,10 +47,12 @@ class Console:
         pattern: bytes | str,
         reply: bytes | Callable[[re.Match[bytes]], bytes | None],
     ) -> None:
-        """Answers what matches ``pattern`` from now on."""
+        """Answers what matches ``pattern`` from now on; FakeQMPServerError if nothing does."""
+        compiled = re.compile(pattern.encode() if isinstance(pattern, str) else pattern)
+        if compiled.fullmatch(b""):
+            raise FakeQMPServerError(f"{pattern!r} matches even when nothing is typed")
         self.used = True
-        raw = pattern.encode() if isinstance(pattern, str) else pattern
-        self._scripts.append((re.compile(raw), reply))
+        self._scripts.append((compiled, reply))
 
     def receive(self, data: bytes) -> None:
         """Somebody types."""
@@ -61,8 +62,7 @@ class Console:
             if found is None:
                 return
             match, reply = found
-            # An empty match would match for ever.
-            self._answered = max(match.end(), self._answered + 1)
+            self._answered = match.end()
             answer = reply(match) if callable(reply) else reply
             if answer:
                 self.write(answer)
@@ -74,6 +74,7 @@ class Console:
         best = None
         for pattern, reply in reversed(self._scripts):
             match = pattern.search(self.input, self._answered)
-            if match and (best is None or match.start() < best[0].start()):
+            # An empty match would match for ever.
+            if match and match.group() and (best is None or match.start() < best[0].start()):
                 best = (match, reply)
         return best

@@ -97,6 +97,11 @@ class FakeGuest:
         return self._console.used
 
     def _needs_running(self, what: str) -> None:
+        if self._machine.exit_status is not None:
+            raise FakeQMPServerError(
+                f"the guest can't {what}: its QEMU has ended with status "
+                f"{self._machine.exit_status}"
+            )
         if self._strict and not self._machine.running:
             raise FakeQMPServerError(
                 f"the guest can't {what} in the run state {self._machine.status!r} "

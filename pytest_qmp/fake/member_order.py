@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 
 __all__ = ["first_in_set"]
 
@@ -20,30 +20,43 @@ def _hash(text: str) -> int:
 
 
 class _StringSet:
-    """An open hash table that fills, and grows, in the order in which GLib's does."""
+    """An open hash table that fills, grows and shrinks in the way of GLib's."""
 
     def __init__(self) -> None:
+        self._size = 1 << _LEAST_SHIFT
         self._prime = _PRIMES[_LEAST_SHIFT]
-        self.slots: list[str | None] = [None] * (1 << _LEAST_SHIFT)
+        self._count = 0
+        # Slots in use, those of removed texts included until the next change of size.
+        self._occupied = 0
+        self.slots: list[str | None] = [None] * self._size
 
-    def add(self, text: str, used: int) -> None:
+    def add(self, text: str) -> None:
         self.slots[self._free(text, self.slots)] = text
-        if len(self.slots) <= used + used // 16:
-            self._grow(used)
+        self._count += 1
+        self._occupied += 1
+        self._resize()
+
+    def remove(self, text: str) -> None:
+        self.slots[self.slots.index(text)] = None
+        self._count -= 1
+        self._resize()
 
     def _free(self, text: str, taken: Sequence[object]) -> int:
         index = _hash(text) * 11 % 2**32 % self._prime
         step = 0
-        while taken[index]:
+        while taken[index] not in (None, False):
             step += 1
-            index = (index + step) % len(self.slots)
+            index = (index + step) % self._size
         return index
 
-    def _grow(self, used: int) -> None:
-        shift = min(max(int(used * 1.333).bit_length(), _LEAST_SHIFT), len(_PRIMES) - 1)
-        previous = len(self.slots)
-        self._prime = _PRIMES[shift]
-        self.slots += [None] * ((1 << shift) - previous)
+    def _resize(self) -> None:
+        too_large = self._size > max(self._count * 4, 1 << _LEAST_SHIFT)
+        if not too_large and self._size > self._occupied + self._occupied // 16:
+            return
+        shift = max(int(self._count * 1.333).bit_length(), _LEAST_SHIFT)
+        shift = min(shift, len(_PRIMES) - 1)
+        previous, self._size, self._prime = self._size, 1 << shift, _PRIMES[shift]
+        self.slots += [None] * (self._size - previous)
         settled = [False] * len(self.slots)
         for index in range(previous):
             text = None if settled[index] else self.slots[index]
@@ -53,11 +66,15 @@ class _StringSet:
                 place = self._free(text, settled)
                 settled[place] = True
                 self.slots[place], text = text, self.slots[place]
+        del self.slots[self._size :]
+        self._occupied = self._count
 
 
-def first_in_set(texts: Sequence[str], wanted: Container[str]) -> str:
-    """What QEMU comes upon first of ``wanted`` when all ``texts`` were put in its set in turn."""
+def first_in_set(texts: Iterable[str], removed: Iterable[str]) -> str:
+    """What QEMU comes upon first when ``texts`` were put in its set, then ``removed`` taken out."""
     table = _StringSet()
-    for used, text in enumerate(texts, 1):
-        table.add(text, used)
-    return next(text for text in table.slots if text is not None and text in wanted)
+    for text in texts:
+        table.add(text)
+    for text in removed:
+        table.remove(text)
+    return next(text for text in table.slots if text is not None)

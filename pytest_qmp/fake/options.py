@@ -20,6 +20,7 @@ class Options:
         uuid: of ``-uuid``.
         machine: the machine type of ``-M`` or ``-machine``.
         incoming: there is an ``-incoming``.
+        pretty: a monitor of the command line (``-mon``, ``-qmp-pretty``) has ``pretty=on``.
         actions: what to do on ``reboot``, ``shutdown``, ``panic`` and ``watchdog``.
     """
 
@@ -28,6 +29,7 @@ class Options:
     uuid: str = "00000000-0000-0000-0000-000000000000"
     machine: str = "pc"
     incoming: bool = False
+    pretty: bool = False
     actions: dict[str, str] = field(default_factory=lambda: dict(_ACTIONS))
 
 
@@ -49,6 +51,9 @@ def parse_options(args: Sequence[str]) -> Options:
             options.machine = _first(value, "type") or options.machine
         elif option == "incoming":
             options.incoming = True
+        elif option in ("mon", "qmp-pretty"):
+            pretty = "on" if option == "qmp-pretty" else _keys(value).get("pretty")
+            options.pretty = options.pretty or pretty == "on"
         elif option == "action":
             options.actions.update(_keys(value))
     return options

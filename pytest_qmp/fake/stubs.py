@@ -9,6 +9,7 @@ from pytest_qmp.errors import FakeQMPServerError
 from pytest_qmp.qmp.schema import Schema
 
 from .arguments import check_value
+from .emitter import emit
 from .replies import CommandFailed
 from .versions import Dialect
 
@@ -55,12 +56,14 @@ class Checker:
 
     def check_reply(self, command: str, value: Any) -> None:
         """Raises FakeQMPServerError if the command could not have returned that."""
+        _check_json(f"reply to {command}", value)
         if self.strict:
             ret_type = self.schema().command(command).ret_type
             self._check(f"reply to {command}", ret_type, value)
 
     def check_event(self, name: str, data: Mapping[str, Any] | None) -> None:
         """Raises FakeQMPServerError if there is no such event, or not with that data."""
+        _check_json(f"event {name}", data)
         if not self.strict:
             return
         schema = self.schema()
@@ -241,6 +244,13 @@ def is_part_of(wanted: Any, value: Any) -> bool:
     if isinstance(wanted, Mapping) and isinstance(value, Mapping):
         return all(key in value and is_part_of(wanted[key], value[key]) for key in wanted)
     return bool(wanted == value)
+
+
+def _check_json(what: str, value: Any) -> None:
+    try:
+        emit(value)
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise FakeQMPServerError(f"the {what} can't be sent: {error}") from None
 
 
 def _did_you_mean(names: Sequence[str]) -> str:

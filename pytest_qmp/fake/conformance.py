@@ -1,0 +1,298 @@
+"""Plays a recorded conversation with a QEMU again, and says what comes out differently."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .server import FakeQMPServer
+
+__all__ = ["Case", "Difference", "FakePeer", "Peer", "play", "read_cases"]
+
+#: How long an answer may take, in seconds, before it counts as missing.
+ANSWER_LIMIT = 5.0
+
+_NEGOTIATIONS = {
+    "plain": b'{"execute":"qmp_capabilities"}',
+    "oob": b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}',
+}
+# What differs from one run to the next is left out of recordings.
+_TIMES = (
+    (
+        re.compile(r'"timestamp": \{"seconds": \d+, "microseconds": \d+\}'),
+        '"timestamp": {"seconds": "<S>", "microseconds": "<US>"}',
+    ),
+    (re.compile(r'^( +"(?:micro)?seconds": )\d+'), r'\1"<N>"'),
+)
+_LARGE = re.compile(r'"return": \[.*\]')
+
+
+@dataclass(frozen=True)
+class Case:
+    """One recorded conversation.
+
+    Attributes:
+        name: ``category/what``.
+        category: the part of QMP that it is about.
+        qemu_args: what QEMU was started with; ``<TMP>`` stands for a temporary directory.
+        handshake: what came before the first step: ``greeting``, ``plain``, ``oob`` or
+            ``unconnected``.
+        steps: what was sent and what came.
+        stable: two recordings of it were the same.
+    """
+
+    name: str
+    category: str
+    qemu_args: tuple[str, ...]
+    handshake: str
+    steps: tuple[Mapping[str, Any], ...]
+    stable: bool
+
+    @classmethod
+    def from_json(cls, recorded: Mapping[str, Any]) -> Case:
+        """A case out of one line of a recording."""
+        return cls(
+            recorded["name"],
+            recorded["category"],
+            tuple(recorded["qemu_args"]),
+            recorded["handshake"],
+            tuple(recorded["steps"]),
+            recorded.get("stable", True),
+        )
+
+
+def read_cases(lines: Iterable[str | bytes]) -> Iterator[Case]:
+    """The cases of a recording, a JSON object a line."""
+    for line in lines:
+        if line.strip():
+            yield Case.from_json(json.loads(line))
+
+
+class Peer(Protocol):
+    """A program under test, started with the arguments of a case."""
+
+    def connect(self) -> socket.socket:
+        """Connects to its QMP socket."""
+
+    def signal(self, name: str) -> None:
+        """Sends it a signal."""
+
+    def wait_exit(self, timeout: float) -> int | None:
+        """Its exit status, None if it has none in time."""
+
+    def has_socket_file(self) -> bool:
+        """Whether the socket is still in the file system."""
+
+    def close(self) -> None:
+        """Ends it."""
+
+
+class FakePeer:
+    """The fake, for :func:`play`."""
+
+    def __init__(self, case: Case, emulate: str) -> None:
+        self.server = FakeQMPServer(emulate, args=case.qemu_args).start()
+        self._address = self.server.address
+
+    def connect(self) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(self._address)
+        return client
+
+    def signal(self, name: str) -> None:
+        if name == "SIGKILL":
+            self.server.kill()
+        else:
+            self.server.terminate()
+
+    def wait_exit(self, timeout: float) -> int | None:
+        return self.server.wait_exit(timeout)
+
+    def has_socket_file(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self._address) == 0
+
+    def close(self) -> None:
+        self.server.close()
+
+
+class Difference(Exception):  # noqa: N818 - a finding, and the way out of the play at once
+    """What came is not what was recorded; the text shows both."""
+
+
+def play(case: Case, start: Callable[[Case], Peer]) -> str:
+    """Plays a case against a program.
+
+    Args:
+        case: what to play.
+        start: starts the program for it.
+
+    Returns:
+        what differs from the recording; "" for nothing.
+    """
+    peer = start(case)
+    try:
+        player = _Player(peer)
+        try:
+            player.play(case)
+        except (Difference, OSError) as difference:
+            return f"{type(difference).__name__}: {difference}"
+        finally:
+            player.close()
+    finally:
+        peer.close()
+    return ""
+
+
+class _Player:
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._client: socket.socket | None = None
+        self._received = b""
+        self._eof = False
+
+    def play(self, case: Case) -> None:
+        if case.handshake == "unconnected":
+            raise Difference("the case has QEMU connect to a listening client")
+        self._connect()
+        negotiation = _NEGOTIATIONS.get(case.handshake)
+        if negotiation:
+            self._skip_message()
+            self._send(negotiation)
+            self._skip_message()
+        for number, step in enumerate(case.steps):
+            try:
+                self._step(step)
+            except Difference as difference:
+                raise Difference(f"step {number}: {difference}") from None
+        self._expect_silence()
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def _step(self, step: Mapping[str, Any]) -> None:
+        if "scm_rights" in step:
+            raise Difference("the case passes file descriptors")
+        if "send" in step:
+            self._send(_as_bytes(step["send"]))
+        elif "send_split" in step:
+            data, chunk = _as_bytes(step["send_split"]), step["chunk"]
+            for start in range(0, len(data), chunk):
+                self._send(data[start : start + chunk])
+        elif "recv" in step:
+            self._expect(step["recv"], bool(step.get("eof")))
+        elif "connect" in step:
+            self._connect()
+        elif "close" in step:
+            self.close()
+        elif "shutdown" in step:
+            self._open_client().shutdown(socket.SHUT_WR)
+        elif "signal" in step:
+            self._peer.signal(step["signal"])
+        elif "exit" in step:
+            status = self._peer.wait_exit(ANSWER_LIMIT)
+            _compare("exit status", step["exit"], status)
+            _compare("socket file left", step["socket_file_left"], self._peer.has_socket_file())
+        else:
+            raise Difference(f"the step {dict(step)} is of no known kind")
+
+    def _open_client(self) -> socket.socket:
+        if self._client is None:
+            raise Difference("nothing is connected")
+        return self._client
+
+    def _connect(self) -> None:
+        self.close()
+        self._client = self._peer.connect()
+        self._received, self._eof = b"", False
+
+    def _send(self, data: bytes) -> None:
+        client = self._open_client()
+        client.settimeout(ANSWER_LIMIT)
+        client.sendall(data)
+
+    def _expect(self, lines: list[Any], eof: bool) -> None:
+        for expected in lines:
+            if isinstance(expected, Mapping):
+                self._expect_tail(str(expected["unterminated"]))
+                continue
+            line = self._take_line()
+            if '"<LARGE>"' in expected:
+                line = _LARGE.sub('"return": "<LARGE>"', line)
+            _compare("line", expected, line)
+        if eof:
+            rest = self._take_line(at_eof="")
+            if rest:
+                raise Difference(f"expected the end, got {_shown(rest)}")
+
+    def _expect_tail(self, tail: str) -> None:
+        while len(self._received) < len(tail) and self._fill(time.monotonic() + ANSWER_LIMIT):
+            pass
+        got = self._received[: len(tail)].decode("ascii", "replace")
+        self._received = self._received[len(tail) :]
+        _compare("tail", tail, got)
+
+    def _expect_silence(self) -> None:
+        """Whatever is still to come is more than was recorded."""
+        if self._client is None or self._client.fileno() < 0:
+            return
+        # Where the other end has gone already, what it sent can still be read.
+        with suppress(OSError):
+            self._client.shutdown(socket.SHUT_WR)
+        rest = self._take_line(at_eof="")
+        if rest:
+            raise Difference(f"more than was recorded: {_shown(rest)}")
+
+    def _skip_message(self) -> None:
+        """A message is a line; with ``pretty=on`` it goes on to the end of its outermost object."""
+        if self._take_line() == "{":
+            while self._take_line() != "}":
+                pass
+
+    def _take_line(self, at_eof: str | None = None) -> str:
+        deadline = time.monotonic() + ANSWER_LIMIT
+        while b"\r\n" not in self._received:
+            if not self._fill(deadline):
+                if at_eof is not None and not self._received:
+                    return at_eof
+                raise Difference(f"the connection ended after {self._received!r}")
+        line, _, self._received = self._received.partition(b"\r\n")
+        text = line.decode("ascii", "backslashreplace")
+        for pattern, replacement in _TIMES:
+            text = pattern.sub(replacement, text)
+        return text
+
+    def _fill(self, deadline: float) -> bool:
+        """Waits for more bytes; False at the end of the connection."""
+        client = self._open_client()
+        client.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            data = b"" if self._eof else client.recv(1 << 20)
+        except TimeoutError:
+            raise Difference(f"nothing came for {ANSWER_LIMIT:g} s") from None
+        except ConnectionResetError:
+            data = b""
+        self._received += data
+        self._eof = not data
+        return bool(data)
+
+
+def _as_bytes(item: Any) -> bytes:
+    return bytes.fromhex(item["hex"]) if isinstance(item, Mapping) else str(item).encode()
+
+
+def _compare(what: str, expected: Any, got: Any) -> None:
+    if expected != got:
+        raise Difference(f"{what}: expected {_shown(expected)}, got {_shown(got)}")
+
+
+def _shown(value: Any, limit: int = 300) -> str:
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
