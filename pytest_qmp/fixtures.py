@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_qmp.errors import FakeQMPServerError
-from pytest_qmp.launch import complete, launch
-from pytest_qmp.settings import QMPSettings
+from pytest_qmp.options import settings_of
 
 if TYPE_CHECKING:
     from pytest_qmp.fake.server import FakeQMPServer
     from pytest_qmp.qmp.client import QMPClient
+    from pytest_qmp.settings import QMPSettings
     from pytest_qmp.vm.config import VMConfig
     from pytest_qmp.vm.machine import VirtualMachine
 
@@ -44,7 +43,7 @@ class VMFactory(Protocol):
 @pytest.fixture(scope="session")
 def qmp_settings(pytestconfig: pytest.Config) -> QMPSettings:
     """What the options and the ini file came to."""
-    return QMPSettings.from_config(pytestconfig)
+    return settings_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +61,7 @@ def qmp_vm_config(
     An override may build on it (``qmp_vm_config.replace(kernel=…)``) or return a VMConfig of its
     own; what that leaves open comes from the options.
     """
+    from pytest_qmp.launch import complete
     from pytest_qmp.vm.config import VMConfig
 
     return complete(VMConfig(), qmp_settings, _qmp_qemu, request.node).replace(backend=None)
@@ -78,6 +78,8 @@ def qmp_vm_factory(
 
     Each is ended with the test, the last one first.
     """
+    from pytest_qmp.launch import launch
+
     started: list[VirtualMachine] = []
 
     def start(config: VMConfig | None = None, **overrides: Any) -> VirtualMachine:
@@ -127,6 +129,8 @@ def qmp_fake_server() -> Iterator[FakeQMPServer]:
 
 def _report_faults(check: Callable[[], None]) -> None:
     """Fails the test with what the fake has to say, without our own source around it."""
+    from pytest_qmp.errors import FakeQMPServerError
+
     __tracebackhide__ = True
     try:
         check()

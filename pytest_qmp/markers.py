@@ -9,12 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_qmp.vm.config import VMConfig
 
-__all__ = ["MARKER_HELP", "check_marker", "marker_changes", "unmet_requirement"]
-
-MARKER_HELP = (
-    "qmp(machine=..., memory=..., args=[...], backend='qemu', requires=[...]): "
-    "what the test's virtual machine is made of (any field of VMConfig), and what it requires"
-)
+__all__ = ["check_marker", "marker_changes", "unmet_requirement"]
 
 
 def check_marker(item: pytest.Item) -> None:
@@ -24,6 +19,8 @@ def check_marker(item: pytest.Item) -> None:
         pytest.UsageError: for a positional argument, a keyword that there is not (the text names
             the nearest), or a value that VMConfig refuses.
     """
+    if item.get_closest_marker("qmp") is None:
+        return
     from pytest_qmp.errors import VMConfigError
     from pytest_qmp.vm.config import VMConfig, check_names
 

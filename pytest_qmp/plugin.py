@@ -9,7 +9,6 @@ from collections.abc import Generator
 
 import pytest
 
-from pytest_qmp.errors import NeedsRealGuestError, VMError
 from pytest_qmp.fixtures import (
     _qmp_qemu,
     qmp_client,
@@ -19,9 +18,7 @@ from pytest_qmp.fixtures import (
     qmp_vm_config,
     qmp_vm_factory,
 )
-from pytest_qmp.launch import machines_of, outcome, require
-from pytest_qmp.markers import MARKER_HELP, check_marker
-from pytest_qmp.settings import QMPSettings, add_options
+from pytest_qmp.options import add_options, given_values, settings_of
 
 __all__ = [
     "_qmp_qemu",
@@ -36,7 +33,10 @@ __all__ = [
 pytest.register_assert_rewrite("pytest_qmp.asserts")
 
 _FIXTURES = frozenset({"qmp_vm", "qmp_vm_config", "qmp_vm_factory", "qmp_client"})
-_settings = pytest.StashKey[QMPSettings]()
+_MARKER_HELP = (
+    "qmp(machine=..., memory=..., args=[...], backend='qemu', requires=[...]): "
+    "what the test's virtual machine is made of (any field of VMConfig), and what it requires"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,14 +46,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the marker, and refuses option values that can't be."""
-    config.addinivalue_line("markers", MARKER_HELP)
-    config.stash[_settings] = QMPSettings.from_config(config)
+    config.addinivalue_line("markers", _MARKER_HELP)
+    if given_values(config):
+        settings_of(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs every test on each of several ``--qmp-qemu``, grouped by binary."""
-    binaries = metafunc.config.stash[_settings].qemu
-    if len(binaries) > 1 and "_qmp_qemu" in metafunc.fixturenames:
+    if "_qmp_qemu" not in metafunc.fixturenames:
+        return
+    binaries = settings_of(metafunc.config).qemu
+    if len(binaries) > 1:
         from pytest_qmp.vm.host import label_of_binary
 
         ids = [label_of_binary(one) for one in binaries]
@@ -64,7 +67,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuses markers that can't be right, before anything runs."""
     for item in items:
         # xdist breaks on a usage error in a worker, so there each such test fails instead.
-        if not hasattr(item.config, "workerinput"):
+        if item.get_closest_marker("qmp") and not hasattr(item.config, "workerinput"):
+            from pytest_qmp.markers import check_marker
+
             check_marker(item)
 
 
@@ -72,13 +77,17 @@ def pytest_report_collectionfinish(
     config: pytest.Config, items: list[pytest.Item]
 ) -> list[str] | None:
     """Says who plays the machines, in a run that has some."""
-    used = any(_FIXTURES.intersection(getattr(item, "fixturenames", ())) for item in items)
-    settings = config.stash[_settings]
-    if not (used or settings.explicit) or config.get_verbosity() < 0:
+    if config.get_verbosity() < 0 or not (any(map(_concerns, items)) or given_values(config)):
         return None
     from pytest_qmp.reports import header
 
-    return header(settings)
+    return header(settings_of(config))
+
+
+def _concerns(item: pytest.Item) -> bool:
+    return bool(
+        _FIXTURES.intersection(getattr(item, "fixturenames", ())) or item.get_closest_marker("qmp")
+    )
 
 
 def _unless_told_alone(caught: pytest.ExceptionInfo[BaseException]) -> bool:
@@ -90,10 +99,15 @@ def _unless_told_alone(caught: pytest.ExceptionInfo[BaseException]) -> bool:
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     """Looks into the test's requirements first; skips what can't run here."""
     __tracebackhide__ = _unless_told_alone
-    settings = item.config.stash[_settings]
+    if not _concerns(item):
+        return (yield)
+    from pytest_qmp.errors import VMError
+    from pytest_qmp.launch import outcome, require
+
+    settings = settings_of(item.config)
     try:
         require(item, settings)
-        yield
+        return (yield)
     except (VMError, pytest.UsageError) as error:
         raise outcome(error, settings) from None
 
@@ -102,10 +116,15 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Skips a test that turns out to need what the fake has not."""
     __tracebackhide__ = _unless_told_alone
+    if not _concerns(item):
+        return (yield)
+    from pytest_qmp.errors import NeedsRealGuestError
+    from pytest_qmp.launch import outcome
+
     try:
-        yield
+        return (yield)
     except NeedsRealGuestError as error:
-        raise outcome(error, item.config.stash[_settings]) from None
+        raise outcome(error, settings_of(item.config)) from None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -114,10 +133,11 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Adds what is known of the machines to the report of a test that had some."""
     report = yield
-    machines = machines_of(item)
-    if machines:
+    if _concerns(item):
+        from pytest_qmp.launch import machines_of
         from pytest_qmp.reports import add_sections, note_backends
 
+        machines = machines_of(item)
         note_backends(report, machines)
         if report.failed:
             add_sections(report, machines)
@@ -128,11 +148,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says how many tests ran on what."""
     reports = [
         one
-        for category in ("passed", "failed", "error", "xfailed", "xpassed")
-        for one in terminalreporter.getreports(category)
-        if isinstance(one, pytest.TestReport)
+        for reports in terminalreporter.stats.values()
+        for one in reports
+        if "qmp_backends" in getattr(one, "__dict__", ())
     ]
-    if any("qmp_backends" in one.__dict__ for one in reports):
+    if reports:
         from pytest_qmp.reports import summary
 
         line = summary(reports)

@@ -1,21 +1,21 @@
-"""The options, their ini twins, and what they come to."""
+"""What the options and the ini file come to, each value checked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from pytest_qmp.options import DEFAULT_TIMEOUT, given_values
 
 if TYPE_CHECKING:
     from pytest_qmp.vm.config import VMConfig
 
-__all__ = ["OPTIONS", "QMPSettings", "add_options"]
+__all__ = ["QMPSettings"]
 
 BACKENDS = ("auto", "qemu", "fake")
-_DEFAULT_TIMEOUT = 30.0
-
 _ACCELERATORS = ("auto", "tcg", "kvm", "hvf", "whpx", "nvmm", "xen", "mshv", "nitro")
 _ARCHITECTURES = (
     "aarch64", "alpha", "arm", "avr", "hppa", "i386", "loongarch64", "m68k", "microblaze",
@@ -23,50 +23,6 @@ _ARCHITECTURES = (
     "riscv64", "rx", "s390x", "sh4", "sh4eb", "sparc", "sparc64", "tricore", "x86_64", "xtensa",
     "xtensaeb",
 )  # fmt: skip
-
-# Name, what argparse is told, help. Each has an ini twin: --qmp-timeout and qmp_timeout.
-OPTIONS: tuple[tuple[str, dict[str, Any], str], ...] = (
-    (
-        "backend",
-        {"metavar": "auto|qemu|fake"},
-        "what runs machines: qemu, fake, or auto: QEMU where it is installed, else the fake",
-    ),
-    ("connect", {"metavar": "ADDRESS"}, "use the running QEMU whose QMP monitor is at ADDRESS"),
-    (
-        "qemu",
-        {"metavar": "PATH", "action": "append"},
-        "the QEMU binary; given several times, every test runs on each",
-    ),
-    ("arch", {"metavar": "ARCH"}, "the architecture: qemu-system-ARCH is used (default: x86_64)"),
-    ("machine", {"metavar": "TYPE"}, "the machine type (default: q35 on x86_64, else virt)"),
-    ("memory", {"metavar": "SIZE"}, "the guest's memory, such as 256M (default: QEMU's own)"),
-    (
-        "accel",
-        {"metavar": "NAME"},
-        "the accelerator; auto (the default) takes KVM if it runs guest code, else TCG",
-    ),
-    (
-        "timeout",
-        {"metavar": "SECONDS"},
-        f"how long a wait takes at most, unless it says otherwise (default: {_DEFAULT_TIMEOUT:g})",
-    ),
-    (
-        "require",
-        {"action": "store_true"},
-        "fail, instead of skip, where something that a test needs is missing",
-    ),
-)
-
-
-def add_options(parser: pytest.Parser) -> None:
-    """Registers the options and their ini twins."""
-    group = parser.getgroup("qmp", "virtual machines and QMP (pytest-qmp)")
-    for name, how, text in OPTIONS:
-        group.addoption(f"--qmp-{name}", dest=f"qmp_{name}", default=None, help=text, **how)
-        kind: Literal["linelist", "bool", "string"] = (
-            "linelist" if name == "qemu" else "bool" if name == "require" else "string"
-        )
-        parser.addini(f"qmp_{name}", f"see --qmp-{name}", type=kind, default=None)
 
 
 @dataclass(frozen=True)
@@ -93,7 +49,7 @@ class QMPSettings:
     machine: str | None = None
     memory: str | None = None
     accel: str = "auto"
-    timeout: float = _DEFAULT_TIMEOUT
+    timeout: float = DEFAULT_TIMEOUT
     require: bool = False
     explicit: frozenset[str] = frozenset()
 
@@ -105,12 +61,7 @@ class QMPSettings:
             pytest.UsageError: for a value that can't be; the text says which are right.
         """
         given: dict[str, Any] = {}
-        for name, _, _ in OPTIONS:
-            value, origin = config.getoption(f"qmp_{name}"), f"--qmp-{name}"
-            if value is None:
-                value, origin = config.getini(f"qmp_{name}"), f"qmp_{name} (ini)"
-            if value is None or value == []:
-                continue
+        for name, (origin, value) in given_values(config).items():
             if isinstance(value, str) and not value.strip():
                 raise pytest.UsageError(f"{origin} is empty")
             check = _CHECKS.get(name)

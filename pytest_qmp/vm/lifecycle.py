@@ -94,8 +94,10 @@ class MachineLife:
                 peer=self._peer_name(),
             )
         except BaseException as error:
-            failure = self._launch_failure(error)
-            self.close()
+            try:
+                failure = self._launch_failure(error)
+            finally:
+                self.close()
             if failure is not None:
                 raise failure from None
             raise
@@ -122,7 +124,7 @@ class MachineLife:
         died = isinstance(error, QMPDisconnectedError)
         status = self._backend.wait(Deadline(_LAST_WORDS_SECONDS if died else 0))
         if status is None:
-            what = f"{self._backend.description} did not get ready, and was ended: {error}"
+            what = f"{self._backend.argv[0]} did not get ready, and was ended: {error}"
         else:
             what = f"QEMU did not start: it {describe_exit(status)}"
             if status == 0:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from pytest_qmp.errors import VMLaunchError
+from pytest_qmp.errors import VMError, VMLaunchError
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.vm.argv import build_argv
 from pytest_qmp.vm.backend import Wires
@@ -55,7 +55,11 @@ class QEMUProcess:
     @property
     def description(self) -> str:
         """Such as ``QEMU 7.2.22 (/usr/bin/qemu-system-x86_64, tcg)``."""
-        return f"QEMU {qemu_version(self._qemu)} ({self._qemu}, {self._accel.name})"
+        try:
+            version = qemu_version(self._qemu)
+        except VMError:
+            version = "of a version that it does not tell"
+        return f"QEMU {version} ({self._qemu}, {self._accel.name})"
 
     def start(self, consoles: Sequence[str], deadline: Deadline) -> Wires:
         """Starts QEMU with a socket pair for QMP and for each console: no path, no port, no race.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 __all__ = ["drain"]
 
 _READ_SIZE = 65536
+_JOIN_SECONDS = 1.0
 _lock = threading.Lock()
 _current: _Loop | None = None
 
@@ -53,9 +54,10 @@ class _Loop:
         self._wake_read.setblocking(False)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._ended = False
+        self._thread = threading.Thread(target=self._run, name="pytest-qmp supervisor", daemon=True)
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="pytest-qmp supervisor", daemon=True).start()
+        self._thread.start()
 
     def add(self, sock: socket.socket, on_data: Callable[[bytes], None]) -> bool:
         with self._lock:
@@ -73,8 +75,12 @@ class _Loop:
                 self._selector.unregister(sock)
             except (KeyError, ValueError):
                 return
-            if self._idle():
-                self._wake_write.send(b"\0")
+            if not self._idle():
+                return
+            self._wake_write.send(b"\0")
+        # Nothing is left to drain: when this returns, thread and descriptors are gone too.
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_JOIN_SECONDS)
 
     def _idle(self) -> bool:
         return len(self._selector.get_map()) == 1

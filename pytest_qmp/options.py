@@ -1,0 +1,88 @@
+"""The options and their ini twins. What they come to is read when a test first needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_qmp.settings import QMPSettings
+
+__all__ = ["DEFAULT_TIMEOUT", "OPTIONS", "add_options", "given_values", "settings_of"]
+
+DEFAULT_TIMEOUT = 30.0
+
+_settings = pytest.StashKey["QMPSettings"]()
+
+# Name, what argparse is told, help. Each has an ini twin: --qmp-timeout and qmp_timeout.
+OPTIONS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    (
+        "backend",
+        {"metavar": "auto|qemu|fake"},
+        "what runs machines: qemu, fake, or auto: QEMU where it is installed, else the fake",
+    ),
+    ("connect", {"metavar": "ADDRESS"}, "use the running QEMU whose QMP monitor is at ADDRESS"),
+    (
+        "qemu",
+        {"metavar": "PATH", "action": "append"},
+        "the QEMU binary; given several times, every test runs on each",
+    ),
+    ("arch", {"metavar": "ARCH"}, "the architecture: qemu-system-ARCH is used (default: x86_64)"),
+    ("machine", {"metavar": "TYPE"}, "the machine type (default: q35 on x86_64, else virt)"),
+    ("memory", {"metavar": "SIZE"}, "the guest's memory, such as 256M (default: QEMU's own)"),
+    (
+        "accel",
+        {"metavar": "NAME"},
+        "the accelerator; auto (the default) takes KVM if it runs guest code, else TCG",
+    ),
+    (
+        "timeout",
+        {"metavar": "SECONDS"},
+        f"how long a wait takes at most, unless it says otherwise (default: {DEFAULT_TIMEOUT:g})",
+    ),
+    (
+        "require",
+        {"action": "store_true"},
+        "fail, instead of skip, where something that a test needs is missing",
+    ),
+)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Registers the options and their ini twins."""
+    group = parser.getgroup("qmp", "virtual machines and QMP (pytest-qmp)")
+    for name, how, text in OPTIONS:
+        group.addoption(f"--qmp-{name}", dest=f"qmp_{name}", default=None, help=text, **how)
+        kind: Literal["linelist", "bool", "string"] = (
+            "linelist" if name == "qemu" else "bool" if name == "require" else "string"
+        )
+        parser.addini(f"qmp_{name}", f"see --qmp-{name}", type=kind, default=None)
+
+
+def given_values(config: pytest.Config) -> dict[str, tuple[str, Any]]:
+    """What somebody has set: by name, where (``--qmp-timeout``, ``qmp_timeout (ini)``) and to what.
+
+    An option wins over the ini file.
+    """
+    given: dict[str, tuple[str, Any]] = {}
+    for name, _, _ in OPTIONS:
+        value, origin = config.getoption(f"qmp_{name}"), f"--qmp-{name}"
+        if value is None:
+            value, origin = config.getini(f"qmp_{name}"), f"qmp_{name} (ini)"
+        if value is not None and value != []:
+            given[name] = origin, value
+    return given
+
+
+def settings_of(config: pytest.Config) -> QMPSettings:
+    """What the options and the ini file came to.
+
+    Raises:
+        pytest.UsageError: for a value that can't be.
+    """
+    if _settings not in config.stash:
+        from pytest_qmp.settings import QMPSettings
+
+        config.stash[_settings] = QMPSettings.from_config(config)
+    return config.stash[_settings]

@@ -1,0 +1,1 @@
+"""Tests of the machine: configuration, command line, launching, console."""
