@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["FakeQMPServer"]
 
 _SIGKILL, _SIGABRT = -9, -6
+#: How long, in seconds, close() waits for a function that a test gave to the server.
+_PATIENCE = 10.0
 
 
 class FakeQMPServer:
@@ -73,8 +75,17 @@ class FakeQMPServer:
         return self
 
     def close(self) -> None:
-        """Ends the server and everything that it has open; it is safe to call again."""
-        with self._reactor.lock:
+        """Ends the server and everything that it has open; it is safe to call again.
+
+        Raises:
+            FakeQMPServerError: a function that a test gave to the server does not return.
+        """
+        if not self._reactor.lock.acquire(timeout=_PATIENCE):
+            raise FakeQMPServerError(
+                f"the fake can't be closed: a function that was given to it (by .call() or "
+                f".on_console()) has not returned for {_PATIENCE:g} s"
+            )
+        try:
             if self._listener is not None:
                 self._reactor.stop_accepting(self._listener.sock)
                 self._listener.close()
@@ -82,6 +93,8 @@ class FakeQMPServer:
             if self._exit_status is None:
                 self._exit_status = _SIGKILL
                 self._ended.notify_all()
+        finally:
+            self._reactor.lock.release()
         self._reactor.close()
 
     def __enter__(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 
@@ -110,6 +111,25 @@ def test_a_function_that_returns_what_qemu_could_not_is_raised_by_check(
     assert "error" in client.execute("query-balloon")
     with pytest.raises(FakeQMPServerError, match="'actual', expected: integer"):
         server.check()
+
+
+def test_a_function_that_does_not_return_keeps_close_from_hanging(
+    client: LineClient, server: FakeQMPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_qmp.fake.server._PATIENCE", 0.05)
+    entered, release = threading.Event(), threading.Event()
+
+    def block(arguments: dict[str, int]) -> None:
+        entered.set()
+        release.wait(10)
+
+    server.on("balloon").call(block)
+    client.send({"execute": "balloon", "arguments": {"value": 1}})
+    assert entered.wait(10)
+    with pytest.raises(FakeQMPServerError, match="has not returned"):
+        server.close()
+    release.set()
+    assert client.read() == {"return": {}}
 
 
 def test_a_delayed_answer_keeps_its_monitor_waiting_and_no_other(
