@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MachineLife"]
 
+_CONNECT_SECONDS = 5.0
 _QUIT_SECONDS = 2.0
 _TERMINATE_SECONDS = 1.0
 _KILL_SECONDS = 5.0
@@ -83,7 +84,9 @@ class MachineLife:
             raise VMError(f"{self} has ended; make a new one")
         if self._qmp is not None:
             return self
-        deadline = Deadline(self._timeout)
+        # A QEMU of somebody else's runs already, or is about to: nobody boots in this wait.
+        patience = _CONNECT_SECONDS if self._backend.kind == "external" else self._timeout
+        deadline = Deadline(min(patience, self._timeout))
         try:
             wires = self._backend.start(tuple(self.config.consoles), deadline)
             for name, sock in wires.consoles.items():
