@@ -7,13 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from pytest_qmp.errors import (
-    QMPCapabilitiesError,
-    QMPCommandError,
-    QMPDisconnectedError,
-    QMPError,
-    QMPProtocolError,
-)
+from pytest_qmp.errors import QMPCommandError, QMPDisconnectedError, QMPError
+from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.address import AddressLike, parse_address
 from pytest_qmp.qmp.connection import BlockingConnection
 from pytest_qmp.qmp.deadline import Deadline
@@ -24,11 +19,6 @@ from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, EventWaiter, Timeou
 from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE
 
 __all__ = ["QMPClient"]
-
-_ONE_CLIENT = (
-    "A QMP socket serves one client at a time and lets the others wait without a word: check that "
-    "no other client is connected to it"
-)
 
 
 class QMPClient(EventWaiter):
@@ -146,9 +136,7 @@ class QMPClient(EventWaiter):
         """
         __tracebackhide__ = True
         if self._address is None:
-            raise QMPError(
-                "this client was given a connected socket, so it knows no address to reconnect to"
-            )
+            raise failures.no_address()
         self._disconnect()
         if self._listener is not None:
             self.accept(timeout)
@@ -182,12 +170,9 @@ class QMPClient(EventWaiter):
             lambda: session.greeting is not None or session.stray is not None, deadline
         )
         if session.stray is not None:
-            raise QMPProtocolError(
-                f"{self._peer} sent a reply before any greeting: {session.stray!r}. A guest agent "
-                "greets nobody; QEMU's monitor does"
-            )
+            raise failures.stray_instead_of_greeting(session, self._peer)
         if not met:
-            connection.raise_unmet("the greeting", deadline, _ONE_CLIENT)
+            connection.raise_unmet("the greeting", deadline, failures.ONE_CLIENT)
 
     def negotiate(self, timeout: Timeout = DEFAULT) -> None:
         """Leaves the negotiation mode, with what the server offers of what we know (``oob``).
@@ -203,10 +188,9 @@ class QMPClient(EventWaiter):
         offered = self.greeting.capabilities
         arguments = {"enable": ["oob"]} if "oob" in offered else None
         call = self._call("qmp_capabilities", arguments, deadline)
-        if call.reply is not None and "error" in call.reply:
-            raise QMPCapabilitiesError(
-                f"{self._peer} refused the negotiation: {call.reply['error'].get('desc')}"
-            )
+        refusal = failures.negotiation_refused(call, self._peer)
+        if refusal is not None:
+            raise refusal
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -297,35 +281,20 @@ class QMPClient(EventWaiter):
         return run
 
     def _refusal(self, call: Call) -> QMPCommandError:
-        error = (call.reply or {}).get("error")
-        error = error if isinstance(error, dict) else {}
-        error_class = str(error.get("class", "GenericError"))
-        return QMPCommandError(
-            error_class,
-            str(error.get("desc", "")),
-            command=call.command,
-            arguments=call.arguments,
-            reply=call.reply,
-            hint=self._did_you_mean(call.command) if error_class == "CommandNotFound" else "",
-        )
+        refusal = failures.refused(call)
+        if refusal.error_class == "CommandNotFound":
+            refusal.hint = self._did_you_mean(call.command)
+        return refusal
 
     def _did_you_mean(self, command: str) -> str:
         # Only a refused command pays for this question.
-        import difflib
-
         if self._commands is None:
             try:
                 reply = self._call("query-commands", None, Deadline(2.0)).reply or {}
                 self._commands = tuple(one["name"] for one in reply["return"])
             except (QMPError, KeyError, TypeError):
                 return ""
-        near = difflib.get_close_matches(command, self._commands, n=3)
-        version = f"QEMU {self.version}"
-        if command in self._commands:
-            return ""
-        if near:
-            return f"{version} has no such command; did you mean {' or '.join(map(repr, near))}?"
-        return f"{version} has no such command among its {len(self._commands)}"
+        return failures.unknown_command(command, self._commands, self.version)
 
     # -- the connection itself -------------------------------------------------------------------
 

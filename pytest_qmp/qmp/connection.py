@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from pytest_qmp.errors import QMPDisconnectedError, QMPError, QMPProtocolError, QMPTimeoutError
-from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.errors import QMPDisconnectedError
+from pytest_qmp.qmp import failures
+from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.events import EventLog
 from pytest_qmp.qmp.session import Call, Session
 from pytest_qmp.qmp.transport import SocketTransport
-from pytest_qmp.qmp.wire import show_bytes
 
 __all__ = ["BlockingConnection"]
 
@@ -158,33 +158,20 @@ class BlockingConnection:
         self, awaited: str, deadline: Deadline, *, seen: str = "", sent: bool = True
     ) -> NoReturn:
         __tracebackhide__ = True
-        if self.session.failure is not None:
-            self.raise_lost(f" while {awaited} was awaited", seen)
-        text = f"waited {seconds(deadline.timeout)} for {awaited} from {self.peer}, in vain"
-        if not sent:
-            text += "; the peer does not read, so it was not sent and is withdrawn"
-        elif self.session.partial:
-            text += f"; half a message came: {show_bytes(self.session.partial)}"
-        elif self.session.stray is not None:
-            text += f"; a reply to nothing that was asked came: {show_bytes(self.session.stray)}"
-        elif self.session.last_received is None:
-            text += "; it has not sent a byte"
-        raise QMPTimeoutError(f"{text}. {seen}" if seen else f"{text}.")
+        raise failures.unmet(
+            self.session,
+            self.peer,
+            awaited,
+            deadline,
+            seen=seen,
+            sent=sent,
+            explain=self.explain_loss,
+        )
 
     def raise_lost(self, when: str, seen: str = "") -> NoReturn:
         """Raises the reason for which the connection is over."""
         __tracebackhide__ = True
-        failure = self.session.failure or QMPDisconnectedError(f"{self.peer} is not connected")
-        text = f"{failure}{when}"
-        if self.explain_loss is not None and isinstance(failure, QMPDisconnectedError):
-            why = self.explain_loss()
-            text = f"{text}: {why}" if why else text
-        if seen:
-            text = f"{text}\n{seen}"
-        kind: type[QMPError] = (
-            QMPProtocolError if isinstance(failure, QMPProtocolError) else QMPDisconnectedError
-        )
-        raise kind(text)
+        raise failures.lost(self.session, self.peer, when, seen, self.explain_loss)
 
     def poll(self) -> EventLog:
         """Takes in what has already arrived, without waiting, and returns the events."""

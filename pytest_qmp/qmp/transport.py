@@ -16,7 +16,7 @@ from pytest_qmp.errors import QMPConnectError, QMPTimeoutError
 from pytest_qmp.qmp.address import Address
 from pytest_qmp.qmp.deadline import Deadline, seconds
 
-__all__ = ["Listener", "SocketTransport", "connect_socket"]
+__all__ = ["Listener", "SocketTransport", "connect_socket", "nobody_there", "refuse_hopeless"]
 
 _READ_SIZE = (65536,)
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
@@ -166,10 +166,10 @@ def connect_socket(address: Address, deadline: Deadline) -> socket.socket:
             return sock
         except OSError as error:
             sock.close()
-            _refuse_hopeless(address, error)
+            refuse_hopeless(address, error)
             left = deadline.remaining()
             if left is not None and left <= 0:
-                raise _nobody(address, error, deadline) from error
+                raise nobody_there(address, error, deadline) from error
             # There is no descriptor to wait on for a socket that does not exist yet.
             time.sleep(pause if left is None else min(pause, left))
             pause = min(pause * 2, _LONGEST_RETRY)
@@ -178,7 +178,12 @@ def connect_socket(address: Address, deadline: Deadline) -> socket.socket:
             raise
 
 
-def _refuse_hopeless(address: Address, error: OSError) -> None:
+def refuse_hopeless(address: Address, error: OSError) -> None:
+    """Raises if no retry of a connect that failed so can help.
+
+    Raises:
+        QMPConnectError: says why not, and what to do.
+    """
     asked = f"can't connect to {address}"
     if address.path is not None:
         path = Path(address.path)
@@ -205,7 +210,8 @@ def _refuse_hopeless(address: Address, error: OSError) -> None:
         raise QMPConnectError(f"{asked}: {error.strerror}. Check the address") from error
 
 
-def _nobody(address: Address, error: OSError, deadline: Deadline) -> QMPConnectError:
+def nobody_there(address: Address, error: OSError, deadline: Deadline) -> QMPConnectError:
+    """The error of a connect that was tried until the deadline; ``error`` is the last one."""
     waited = f"waited {seconds(deadline.timeout)}"
     if address.path is not None and not os.path.lexists(address.path):
         folder = os.path.dirname(address.path) or "."
@@ -254,6 +260,10 @@ class Listener:
                 f"can't listen at {address}: {error}. Check that nobody else does, and that the "
                 "folder exists"
             ) from error
+
+    def fileno(self) -> int:
+        """The listening socket's descriptor, -1 once closed; readable when somebody has come."""
+        return self._sock.fileno()
 
     def accept(self, deadline: Deadline) -> socket.socket:
         """The next connection.

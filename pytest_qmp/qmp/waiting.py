@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Final
 
-from pytest_qmp.errors import QMPDisconnectedError, QMPError, QMPTimeoutError
+from pytest_qmp.errors import QMPError, QMPTimeoutError
+from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.connection import BlockingConnection
-from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.events import EventLog, EventMatcher, Match, QMPEvent
 
 __all__ = ["DEFAULT", "DEFAULT_TIMEOUT", "EventExpectation", "EventWaiter", "Timeout"]
@@ -139,17 +140,11 @@ class EventWaiter:
             event = self.wait_for_event_since(0, matcher, deadline)
         except QMPTimeoutError:
             return
-        raise AssertionError(
-            f"no event {matcher} was to come within {seconds(within)}, but after "
-            f"{seconds(deadline.elapsed)} came {event}"
-        )
+        raise failures.came_anyway(matcher, deadline, event)
 
     def _connected(self) -> BlockingConnection:
         if self._connection is None:
-            raise QMPDisconnectedError(
-                "the client is not connected: connect(address) makes one that is, and one that "
-                "listens is connected once accept() has returned"
-            )
+            raise failures.not_connected()
         return self._connection
 
     def _effective(self, timeout: Timeout) -> float | None:
