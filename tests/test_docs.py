@@ -43,7 +43,7 @@ OTHER_NAMES = {"qmp_capabilities"}
 INNER = {
     pytest_qmp.QMPClient: {"fileno", "wait_for_event_since", "wait_for_news"},
     pytest_qmp.VirtualMachine: {"explain_end", "label"},
-    EventLog: {"append", "take"},
+    EventLog: {"append", "take", "find", "put_back", "rewind"},
     Stub: {"answer", "has_answer", "matches", "specificity"},
 }
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import NoReturn
 
-from pytest_qmp.errors import QMPDisconnectedError
+from pytest_qmp.errors import QMPDisconnectedError, QMPError
 from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.events import EventLog
@@ -20,7 +23,12 @@ class BlockingConnection:
     """Sends and waits, from any number of threads.
 
     There is no reader thread: of the threads that wait, one reads for all, and hands over when
-    it has what it wanted. The lock is reentrant because a signal handler may call in again.
+    it has what it wanted. A thread that waits for another's reading has a bell, which rings
+    whenever there is news, or nobody to read.
+
+    The lock is reentrant because a signal handler may call in again. A handler may also raise,
+    anywhere: what is half done by then is undone (see ``_dispatch`` and ``send``), so that the
+    connection stays usable.
 
     Args:
         transport: the bytes.
@@ -34,9 +42,9 @@ class BlockingConnection:
         self.explain_loss: Callable[[], str] | None = None
         self._transport = transport
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
         self._reader: int | None = None
-        self._followers = 0
+        self._bells: list[SimpleQueue[None]] = []
+        self._busy = False
 
     def fileno(self) -> int:
         """The socket's descriptor, -1 once closed."""
@@ -52,14 +60,29 @@ class BlockingConnection:
 
         Raises:
             QMPDisconnectedError, QMPProtocolError: if the connection is over.
+            QMPError, OSError: the descriptors can't be passed.
         """
+        transport = self._transport
         with self._lock:
+            self._refuse_if_busy()
             self.require_open()
+            if fds:
+                transport.require_passable(fds)
             call = make()
-            self._transport.outbox.append((call.data, tuple(fds)))
-            self._flush()
-            if self._transport.outbox and self._followers:
-                self._transport.wake()
+            call.fds = tuple(fds)
+            self._busy = True
+            try:
+                self.session.expect(call)
+                transport.outbox.append(call)
+                self._flush()
+            except BaseException:
+                self._drop(call)
+                raise
+            finally:
+                self._busy = False
+            if transport.outbox and self._reader is not None:
+                # The thread that reads has to send the rest, too.
+                transport.wake()
         return call
 
     def wait_for_reply(self, call: Call, deadline: Deadline) -> None:
@@ -82,11 +105,14 @@ class BlockingConnection:
 
     def _abandon(self, call: Call) -> bool:
         with self._lock:
-            if self._transport.withdraw(call.data):
-                self.session.withdraw(call)
-                return False
-            self.session.abandon(call)
-            return True
+            return self._drop(call)
+
+    def _drop(self, call: Call) -> bool:
+        if self._transport.withdraw(call):
+            self.session.withdraw(call)
+            return False
+        self.session.abandon(call)
+        return True
 
     def wait(self, ready: Callable[[], bool], deadline: Deadline) -> bool:
         """Reads until ``ready()`` holds.
@@ -98,51 +124,117 @@ class BlockingConnection:
         Returns:
             True if it holds; False at the deadline, or when the connection is over.
         """
+        try:
+            return self._wait(ready, deadline)
+        finally:
+            if self._bells:
+                # Somebody else has to read now. Twice, because an interrupt may cut it short.
+                try:
+                    self._ring()
+                except BaseException:
+                    self._ring()
+                    raise
+
+    def _wait(self, ready: Callable[[], bool], deadline: Deadline) -> bool:
         me = threading.get_ident()
+        transport = self._transport
         looked = False
+        backlog: int | None = None
         while True:
-            with self._lock:
-                self._dispatch()
-                if ready():
-                    return True
-                if self.session.failure is not None or (looked and deadline.expired):
-                    return False
-                if self._reader is not None and self._reader != me:
-                    self._followers += 1
-                    try:
-                        self._changed.wait(deadline.remaining())
-                    finally:
-                        self._followers -= 1
-                    looked = True
-                    continue
-                self._reader = me
+            reads = nested = False
+            bell: SimpleQueue[None] | None = None
             try:
-                self._transport.wait(deadline)
-            finally:
                 with self._lock:
-                    self._reader = None
                     self._dispatch()
-                    if self._followers:
-                        self._changed.notify_all()
+                    if ready():
+                        return True
+                    if self.session.failure is not None:
+                        return False
+                    nested = self._reader == me
+                    others = self._reader is not None and not nested
+                    if looked and deadline.expired:
+                        # What has arrived by now still counts; what comes meanwhile does not.
+                        if backlog is None:
+                            backlog = 0 if others else transport.queued()
+                        if others or backlog <= 0:
+                            return False
+                    if others:
+                        bell = SimpleQueue()
+                        self._bells.append(bell)
+                    else:
+                        self._reader = me
+                        reads = True
+                if bell is None:
+                    transport.wait(deadline)
+                    if backlog is not None:
+                        read = sum(len(data) for (data,) in transport.inbox)
+                        backlog = backlog - read if read else 0
+                else:
+                    with suppress(Empty):
+                        bell.get(timeout=deadline.remaining())
+            finally:
+                if reads:
+                    self._reader = me if nested else None
+                    if nested:
+                        # The wait that this one interrupted has news, too.
+                        transport.wake()
+                elif bell is not None and bell in self._bells:
+                    self._bells.remove(bell)
             looked = True
+
+    def _ring(self) -> None:
+        for bell in list(self._bells):
+            bell.put(None)
 
     def _dispatch(self) -> None:
         inbox = self._transport.inbox
-        while inbox:
-            data = inbox.popleft()
+        if inbox:
+            self._refuse_if_busy()
+            self._busy = True
+            try:
+                while inbox:
+                    self._receive(inbox[0])
+                if self._bells:
+                    self._ring()
+            finally:
+                self._busy = False
+        if self._transport.outbox:
+            self._refuse_if_busy()
+            self._flush()
+
+    def _receive(self, unread: tuple[bytes]) -> None:
+        inbox = self._transport.inbox
+        session = self.session
+        before = session.checkpoint()
+        try:
+            data = unread[0]
             if data:
-                self.session.receive(data)
+                session.receive(data)
             else:
-                self.session.end(QMPDisconnectedError(f"{self.peer} closed the connection"))
-        self._flush()
+                session.end(QMPDisconnectedError(f"{self.peer} closed the connection"))
+            inbox.popleft()
+        except BaseException:
+            if inbox and inbox[0] is unread:
+                session.restore(before)
+            raise
 
     def _flush(self) -> None:
-        if self._transport.outbox and self.session.failure is None:
+        outbox = self._transport.outbox
+        if outbox and self.session.failure is None:
             try:
                 self._transport.flush()
-            except OSError:
+            except OSError as error:
+                outbox.clear()
                 # The peer may have said why before it left: reading finds that, then the end.
-                self._transport.outbox.clear()
+                if not isinstance(error, ConnectionError) and error.errno != errno.ENOTCONN:
+                    self.session.end(QMPDisconnectedError(f"can't send to {self.peer}: {error}"))
+
+    def _refuse_if_busy(self) -> None:
+        if self._busy:
+            raise QMPError(
+                f"the connection to {self.peer} was used by a signal handler that interrupted it "
+                "between a command and its bookkeeping: raise out of the handler, and use it then"
+            )
 
     def require_open(self) -> None:
         """Raises the reason if the connection is over."""
@@ -176,7 +268,8 @@ class BlockingConnection:
     def poll(self) -> EventLog:
         """Takes in what has already arrived, without waiting, and returns the events."""
         with self._lock:
-            idle = self._reader is None and self.session.failure is None
+            others = self._reader not in (None, threading.get_ident())
+            idle = not others and not self._busy and self.session.failure is None
         if idle:
             self.wait(lambda: False, Deadline(0))
         return self.session.events
@@ -185,8 +278,19 @@ class BlockingConnection:
         """Closes the connection; waits in other threads end at once. Idempotent."""
         with self._lock:
             self.session.end(QMPDisconnectedError(f"the connection to {self.peer} was closed here"))
-            if self._reader is not None and self._reader != threading.get_ident():
+            if self._reader not in (None, threading.get_ident()):
                 self._transport.wake()
-                self._changed.wait_for(lambda: self._reader is None, timeout=1.0)
-            self._changed.notify_all()
+        self._wait_until_unread(Deadline(1.0))
+        with self._lock:
+            self._ring()
             self._transport.close()
+
+    def _wait_until_unread(self, deadline: Deadline) -> None:
+        bell: SimpleQueue[None] = SimpleQueue()
+        self._bells.append(bell)
+        try:
+            while self._reader not in (None, threading.get_ident()) and not deadline.expired:
+                with suppress(Empty):
+                    bell.get(timeout=deadline.remaining())
+        finally:
+            self._bells.remove(bell)

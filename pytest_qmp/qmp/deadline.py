@@ -7,12 +7,16 @@ import time
 
 __all__ = ["Deadline", "seconds"]
 
+# More than any clock of the operating system takes; nobody sees the difference to no limit.
+_ENDLESS = 1e9
+
 
 class Deadline:
     """The moment at which a wait ends, set once and never moved by traffic.
 
     Args:
-        timeout: seconds from now; None waits without limit; 0 looks once and does not wait.
+        timeout: seconds from now; None (or infinity) waits without limit; 0 looks at what has
+            already come and does not wait.
 
     Raises:
         ValueError: for a negative number, or one that is not a number.
@@ -25,7 +29,7 @@ class Deadline:
             raise ValueError(f"a timeout is a number of seconds, 0 or more, or None: not {timeout}")
         self.started = time.monotonic()
         self.timeout = timeout
-        self.at = None if timeout is None else self.started + timeout
+        self.at = None if timeout is None or timeout >= _ENDLESS else self.started + timeout
 
     def remaining(self) -> float | None:
         """Seconds left, never below 0; None where there is no limit."""
@@ -49,4 +53,6 @@ class Deadline:
 
 def seconds(value: float | None) -> str:
     """A duration for a message: ``0.25 s``, ``30 s``, ``no limit``."""
-    return "no limit" if value is None else f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
+    if value is None or value >= _ENDLESS:
+        return "no limit"
+    return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"

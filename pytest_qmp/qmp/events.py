@@ -146,7 +146,7 @@ class EventLog(Sequence[QMPEvent]):
             raise ValueError(f"an event history holds at least one event, not {bound}")
         self._kept: deque[bytes | QMPEvent] = deque(maxlen=bound)
         self._taken: set[int] = set()
-        self.total = 0
+        self.total = 0  #: how many ever came; the number that the next event gets
 
     @property
     def bound(self) -> int:
@@ -160,8 +160,15 @@ class EventLog(Sequence[QMPEvent]):
 
     def append(self, event: bytes | QMPEvent) -> None:
         """Adds an event, decoded or as it came."""
-        self._kept.append(event)
+        # In this order no signal handler can come between: Python looks for signals after calls.
         self.total += 1
+        self._kept.append(event)
+
+    def rewind(self, total: int) -> None:
+        """Forgets the newest events, until so many are left."""
+        while self.total > total:
+            self.total -= 1
+            self._kept.pop()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -174,62 +181,59 @@ class EventLog(Sequence[QMPEvent]):
 
     def __getitem__(self, index: int | slice) -> QMPEvent | list[QMPEvent]:
         if isinstance(index, slice):
-            return [self._decoded(one) for one in range(*index.indices(len(self._kept)))]
-        if index < 0:
-            index += len(self._kept)
-        if not 0 <= index < len(self._kept):
-            raise IndexError(f"event {index} of {len(self._kept)}")
-        return self._decoded(index)
+            return [_decoded(event) for event in list(self._kept)[index]]
+        try:
+            return _decoded(self._kept[index])
+        except IndexError:
+            raise IndexError(f"event {index} of {len(self._kept)}") from None
 
     def __iter__(self) -> Iterator[QMPEvent]:
         for event in list(self._kept):
-            yield event if isinstance(event, QMPEvent) else _decode(event)
+            yield _decoded(event)
 
     def names(self) -> list[str]:
         """The names alone, oldest first."""
         return [event.name for event in self]
 
-    def take(self, matcher: EventMatcher, since: int = 0, *, keep: bool = False) -> QMPEvent | None:
-        """Takes the first event that fits and was not taken yet; the others stay.
+    def find(self, matcher: EventMatcher, since: int = 0) -> tuple[int, QMPEvent] | None:
+        """The first event that fits and was not taken yet, and its number.
 
         Args:
             matcher: which.
-            since: looks only at events with this number or a later one; ``total`` is the number
-                that the next event will get.
-            keep: True only looks: the event can still be taken.
+            since: looks only at events with this number or a later one.
         """
-        first = self.dropped
-        if self._taken and len(self._taken) > 2 * len(self._kept):
-            self._taken = {number for number in self._taken if number >= first}
-        start = max(since - first, 0)
-        if start >= len(self._kept):
+        count = min(self.total - since, len(self._kept))
+        if count <= 0:
             return None
-        for offset, event in enumerate(islice(self._kept, start, None), start):
+        # From the end, where a wait looks: a deque reaches its middle slowly.
+        newest = list(islice(reversed(self._kept), count))
+        newest.reverse()
+        for number, event in enumerate(newest, self.total - count):
             if isinstance(event, bytes) and not matcher.accepts_raw(event):
                 continue
-            number = first + offset
             if number in self._taken:
                 continue
-            decoded = self._decoded(offset)
+            decoded = _decoded(event)
             if matcher.accepts(decoded):
-                if not keep:
-                    self._taken.add(number)
-                return decoded
+                return number, decoded
         return None
 
-    def _decoded(self, offset: int) -> QMPEvent:
-        event = self._kept[offset]
-        if isinstance(event, bytes):
-            event = _decode(event)
-            self._kept[offset] = event
-        return event
+    def take(self, number: int) -> None:
+        """The event of that number is taken: no other wait finds it. The history keeps it."""
+        if len(self._taken) > 2 * len(self._kept):
+            first = self.dropped
+            self._taken = {one for one in self._taken if one >= first}
+        self._taken.add(number)
+
+    def put_back(self, number: int) -> None:
+        """The event of that number is not taken after all."""
+        self._taken.discard(number)
 
     def describe(self, matcher: EventMatcher | None = None, limit: int = 10) -> str:
         """The events that came, for a message: those most like the wanted ones first."""
         if not self.total:
             return "no event came on this connection"
-        recent = list(islice(reversed(self._kept), 1000))
-        events = [one if isinstance(one, QMPEvent) else _decode(one) for one in recent]
+        events = [_decoded(one) for one in list(self._kept)[:-1001:-1]]
         if matcher is not None:
             events = _nearest_first(events, matcher.names)
         shown = ", ".join(str(event) for event in events[:limit])
@@ -252,9 +256,10 @@ def _nearest_first(events: list[QMPEvent], names: tuple[str, ...]) -> list[QMPEv
     return sorted(events, key=lambda event: distances[event.name])
 
 
-def _decode(raw: bytes) -> QMPEvent:
+def _decoded(event: bytes | QMPEvent) -> QMPEvent:
+    if isinstance(event, QMPEvent):
+        return event
     try:
-        message = json.loads(raw)
-    except ValueError as error:
-        raise QMPProtocolError(f"an event is not JSON: {error}: {show_bytes(raw)}") from error
-    return QMPEvent(message)
+        return QMPEvent(json.loads(event))
+    except (ValueError, RecursionError) as error:
+        raise QMPProtocolError(f"an event is not JSON: {error}: {show_bytes(event)}") from error

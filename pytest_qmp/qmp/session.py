@@ -15,7 +15,7 @@ from typing import Any
 from pytest_qmp.errors import QMPError, QMPProtocolError
 from pytest_qmp.qmp.events import EVENT_PREFIX, EventLog, QMPEvent
 from pytest_qmp.qmp.messages import Greeting, encode, encode_command
-from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE, MessageReader, show_bytes
+from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE, Checkpoint, MessageReader, show_bytes
 
 __all__ = ["Call", "Session", "TranscriptEntry"]
 
@@ -23,6 +23,16 @@ _MISSING = object()
 _scan_json = json.JSONDecoder().raw_decode
 
 TranscriptEntry = tuple[float, str, bytes]
+SessionCheckpoint = tuple[
+    Checkpoint,
+    int,
+    tuple["Call", ...],
+    Greeting | None,
+    bytes | None,
+    bool,
+    bool,
+    QMPError | None,
+]
 
 
 class Call:
@@ -35,9 +45,22 @@ class Call:
         oob: True if it was sent out of band.
         reply: the whole reply, or None while it is owed.
         abandoned: True once nobody waits for the reply any more.
+        data: the bytes of the command.
+        fds: descriptors that go with them.
+        sent: how many of the bytes each write took.
     """
 
-    __slots__ = ("abandoned", "arguments", "command", "data", "id", "oob", "reply")
+    __slots__ = (
+        "abandoned",
+        "arguments",
+        "command",
+        "data",
+        "fds",
+        "id",
+        "oob",
+        "reply",
+        "sent",
+    )
 
     def __init__(
         self,
@@ -54,6 +77,8 @@ class Call:
         self.data = data
         self.reply: dict[str, Any] | None = None
         self.abandoned = False
+        self.fds: tuple[int, ...] = ()
+        self.sent: list[int] = []
 
     def __repr__(self) -> str:
         return f"<Call {self.command}{' (abandoned)' if self.abandoned else ''}>"
@@ -75,7 +100,6 @@ class Session:
     def __init__(self, events: EventLog, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
         self.events = events
         self.greeting: Greeting | None = None
-        self.greeting_expected = True
         self.failure: QMPError | None = None
         self.owed: deque[Call] = deque()
         self.transcript: deque[TranscriptEntry] = deque(maxlen=100)
@@ -94,7 +118,7 @@ class Session:
     def call(
         self, command: str, arguments: Mapping[str, Any] | None = None, *, oob: bool = False
     ) -> Call:
-        """Makes a command ready to be sent, and expects its reply.
+        """Makes a command ready to be sent; ``expect`` it before it goes.
 
         Raises:
             TypeError, ValueError: if the arguments can't be JSON.
@@ -105,29 +129,26 @@ class Session:
         if oob or self._send_ids:
             self._next_id += 1
             id = self._next_id
-        return self._expect(
-            Call(command, arguments, id, oob, encode_command(command, arguments, id=id, oob=oob))
-        )
+        data = encode_command(command, arguments, id=id, oob=oob)
+        return Call(command, arguments, id, oob, data)
 
     def raw_call(self, message: Mapping[str, Any]) -> Call:
         """The same for a whole message of the caller's own making."""
         oob = "exec-oob" in message
         name = str(message.get("exec-oob" if oob else "execute", "")) or "(no command)"
         arguments = message.get("arguments")
-        return self._expect(
-            Call(
-                name,
-                arguments if isinstance(arguments, Mapping) else None,
-                message.get("id"),
-                oob,
-                encode(dict(message)).encode(),
-            )
+        return Call(
+            name,
+            arguments if isinstance(arguments, Mapping) else None,
+            message.get("id"),
+            oob,
+            encode(dict(message)).encode(),
         )
 
-    def _expect(self, call: Call) -> Call:
+    def expect(self, call: Call) -> None:
+        """The command is about to be sent: its reply is owed after those owed already."""
         self.owed.append(call)
         self.transcript.append((monotonic(), ">", call.data))
-        return call
 
     def abandon(self, call: Call) -> None:
         """Nobody waits for this reply any more; it will be recognised and dropped."""
@@ -140,28 +161,58 @@ class Session:
         if call in self.owed:
             self.owed.remove(call)
 
+    def checkpoint(self) -> SessionCheckpoint:
+        """All that ``receive`` may change, for ``restore``."""
+        return (
+            self._reader.checkpoint(),
+            self.events.total,
+            tuple(self.owed),
+            self.greeting,
+            self.stray,
+            self._send_ids,
+            self._distrust,
+            self.failure,
+        )
+
+    def restore(self, checkpoint: SessionCheckpoint) -> None:
+        """Undoes a ``receive`` that an exception out of a signal handler cut short."""
+        (
+            reader,
+            events,
+            owed,
+            self.greeting,
+            self.stray,
+            self._send_ids,
+            self._distrust,
+            failure,
+        ) = checkpoint
+        if isinstance(self.failure, QMPProtocolError):
+            self.failure = failure
+        self._reader.restore(reader)
+        self.events.rewind(events)
+        for call in owed:
+            call.reply = None
+        self.owed.clear()
+        self.owed.extend(owed)
+
     def receive(self, data: bytes) -> None:
         """Takes bytes from the peer: resolves calls, keeps events, or ends with a failure."""
         if self.failure is not None:
             return
         self.last_received = monotonic()
-        self.transcript.append((self.last_received, "<", data))
         try:
             self._reader.feed(data)
             while messages := self._reader.take():
                 self._receive_messages(messages)
         except QMPProtocolError as error:
             self.end(error)
-        except BaseException:
-            # An interrupt between two messages may have cost one: from here on, go by id.
-            self._send_ids = True
-            raise
+        self.transcript.append((self.last_received, "<", data))
 
     def _receive_messages(self, messages: list[bytes]) -> None:
-        events = self.events
+        keep_event = self.events.append
         for number, raw in enumerate(messages):
             if raw.startswith(EVENT_PREFIX):
-                events.append(raw)
+                keep_event(raw)
                 continue
             try:
                 text = raw.decode()
@@ -200,26 +251,26 @@ class Session:
         call = self._owner_by_order(message) if ident is _MISSING else self._owner_by_id(ident)
         if call is None:
             self.stray = raw
+            if ident is _MISSING:
+                # One more than was asked for: order alone tells nothing any more.
+                self._distrust = self._send_ids = True
             return
         call.reply = message
         error = message.get("error")
         if ident is _MISSING and isinstance(error, dict):
             desc = error.get("desc")
             if isinstance(desc, str) and desc.startswith("JSON parse error"):
-                # One command can bring several of these: order alone tells nothing any more.
+                # One command can bring several of these.
                 self._distrust = self._send_ids = True
 
     def _owner_by_order(self, message: dict[str, Any]) -> Call | None:
+        # In-band replies keep their order. A server that echoes ids would have echoed one to a
+        # first call that had one, so a reply without comes from a server that echoes none.
         owed = self.owed
         for index, call in enumerate(owed):
-            if call.id is None:
-                del owed[index]
-                return call
-        # Only calls with an id are owed: a server that echoes none means the first of them.
-        if "error" in message and self._distrust:
-            return None
-        for index, call in enumerate(owed):
             if not call.oob:
+                if call.id is not None and self._distrust and "error" in message:
+                    return None
                 del owed[index]
                 return call
         return None

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import array
 import errno
+import fcntl
+import io
 import os
 import select
 import socket
 import stat
+import struct
+import termios
 import time
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from pytest_qmp.errors import QMPConnectError, QMPTimeoutError
+from pytest_qmp.errors import QMPConnectError, QMPDisconnectedError, QMPError, QMPTimeoutError
 from pytest_qmp.qmp.address import Address
 from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.session import Call
 
-__all__ = ["Listener", "SocketTransport", "connect_socket", "nobody_there", "refuse_hopeless"]
+__all__ = [
+    "Listener",
+    "SocketTransport",
+    "connect_socket",
+    "nobody_there",
+    "refuse_hopeless",
+    "require_passable",
+    "send_queued",
+]
 
 _READ_SIZE = (65536,)
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+_MOST_FDS = 253  # SCM_MAX_FD of Linux
 _FIRST_RETRY = 0.001
 _LONGEST_RETRY = 0.05
 
@@ -27,119 +43,172 @@ _LONGEST_RETRY = 0.05
 class SocketTransport:
     """Moves bytes, and can be woken from another thread.
 
-    What was read lies in ``inbox`` before any Python code of ours has run: an exception out of a
-    signal handler (Ctrl-C, an alarm) at any point loses none of it.
+    An exception out of a signal handler (Ctrl-C, an alarm) loses nothing that was read or sent,
+    wherever it strikes: Python looks for signals after calls, at the start of functions and at
+    the end of loops, so each change of state here is one call of a C function, or a plain
+    assignment before one.
 
     Args:
         sock: a connected stream socket; the transport owns it from here on.
+
+    Attributes:
+        inbox: what was read and not yet looked at; ``(b"",)`` is the end of the stream.
+        outbox: what is still to be sent.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.inbox: deque[bytes] = deque()
-        self.outbox: deque[tuple[bytes, tuple[int, ...]]] = deque()
-        self._sent: list[int] = []
-        self._head = 0
+        self.inbox: deque[tuple[bytes]] = deque()
+        self.outbox: deque[Call] = deque()
         self._wake_read, self._wake_write = _wake_pair()
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
-        self._poll.register(self._wake_read, select.POLLIN)
-        self._closed = False
+        self._wake_fd = self._wake_read.fileno()
+        self._mask = select.POLLIN
+        self._poll = self._new_poll(self._mask)
+        self._polling = False
+
+    def _new_poll(self, mask: int) -> select.poll:
+        poll = select.poll()
+        poll.register(self.sock, mask)
+        poll.register(self._wake_fd, select.POLLIN)
+        return poll
 
     def wait(self, deadline: Deadline) -> None:
         """Waits until bytes came, were sent, the peer left, the deadline, or a wake-up."""
-        if self.outbox:
-            self._poll.modify(self.sock, select.POLLIN | select.POLLOUT)
+        mask = select.POLLIN | select.POLLOUT if self.outbox else select.POLLIN
+        nested = self._polling
+        if nested:
+            # From a signal handler in the middle of poll(), whose object can't be used twice.
+            poll = self._new_poll(mask)
+        else:
+            poll = self._poll
+            if mask != self._mask:
+                self._mask = mask
+                poll.modify(self.sock, mask)
         try:
-            ready = self._poll.poll(deadline.poll_milliseconds())
+            self._polling = True
+            ready = poll.poll(deadline.poll_milliseconds())
         finally:
-            if self.outbox:
-                self._poll.modify(self.sock, select.POLLIN)
-        for fd, mask in ready:
-            if fd == self._wake_read:
-                os.read(fd, 8)
-            elif mask & _READABLE:
+            self._polling = nested
+        if self.closed:
+            return
+        for fd, found in ready:
+            if fd == self._wake_fd:
+                self._wake_read.read(8)
+            elif found & _READABLE:
                 self._read()
 
     def _read(self) -> None:
         try:
-            # map() inside extend() is one C call: no signal handler runs between the read and
-            # the storing of what was read.
-            self.inbox.extend(map(self.sock.recv, _READ_SIZE))
+            # zip() and map() inside extend() are one C call: no signal handler runs between the
+            # read and the storing of what was read.
+            self.inbox.extend(zip(map(self.sock.recv, _READ_SIZE)))
         except BlockingIOError:
             return
         except OSError:
-            self.inbox.append(b"")
+            self.inbox.append((b"",))
 
-    def flush(self) -> bool:
+    def queued(self) -> int:
+        """How many bytes have arrived and were not read."""
+        answer = fcntl.ioctl(self.sock, termios.FIONREAD, struct.pack("i", 0))
+        return int(struct.unpack("i", answer)[0])
+
+    def flush(self) -> None:
         """Sends what the kernel takes now.
-
-        Returns:
-            True if nothing is left to send.
 
         Raises:
             OSError: if the peer is gone.
         """
-        self._settle()
-        while self.outbox:
-            data, fds = self.outbox[0]
-            try:
-                if fds and not self._head:
-                    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-                    self._sent.append(self.sock.sendmsg([data], ancillary))
-                else:
-                    rest = data[self._head :] if self._head else data
-                    self._sent.extend(map(self.sock.send, (rest,)))
-            except BlockingIOError:
-                return False
-            self._settle()
-        return True
+        send_queued(self.sock, self.outbox)
 
-    def _settle(self) -> None:
-        # Counts what was sent, also by a call that an interrupt ended before it could count.
-        while self._sent:
-            self._head += self._sent.pop()
-        if self.outbox and self._head >= len(self.outbox[0][0]):
-            self._head = 0
-            self.outbox.popleft()
-
-    def withdraw(self, data: bytes) -> bool:
+    def withdraw(self, call: Call) -> bool:
         """Takes back a message of which nothing was sent.
 
         Returns:
             False if some of it, or all, is on its way.
         """
-        for index, (queued, _) in enumerate(self.outbox):
-            if queued is data and (index or not self._head):
-                del self.outbox[index]
-                return True
-        return False
+        if call.sent:
+            return False
+        with suppress(ValueError):
+            self.outbox.remove(call)
+        return True
+
+    def require_passable(self, fds: Sequence[int]) -> None:
+        """Checks that descriptors can be passed.
+
+        Raises:
+            QMPError: not over this socket, or not so many.
+            OSError: one of them is not open.
+        """
+        require_passable(self.sock, fds)
 
     def wake(self) -> None:
         """Ends a wait() in another thread."""
-        if not self._closed:
-            os.write(self._wake_write, b"\1\0\0\0\0\0\0\0")
+        if not self.closed:
+            self._wake_write.write(b"\1\0\0\0\0\0\0\0")
+
+    @property
+    def closed(self) -> bool:
+        """True once it was closed here."""
+        return self.sock.fileno() < 0
 
     def close(self) -> None:
         """Closes the socket and the wake-up descriptors. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
         self.sock.close()
-        os.close(self._wake_read)
-        if self._wake_write != self._wake_read:
-            os.close(self._wake_write)
+        self._wake_read.close()
+        self._wake_write.close()
 
 
-def _wake_pair() -> tuple[int, int]:
+def send_queued(sock: socket.socket, outbox: deque[Call]) -> None:
+    """Sends what the kernel takes now, and removes from the outbox what has gone.
+
+    Args:
+        sock: a non-blocking one.
+        outbox: commands in their order.
+
+    Raises:
+        OSError: if the peer is gone.
+    """
+    while outbox:
+        call = outbox[0]
+        done = sum(call.sent)
+        if done < len(call.data):
+            rest = memoryview(call.data)[done:] if done else call.data
+            try:
+                if call.fds and not done:
+                    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", call.fds))
+                    call.sent.extend(map(sock.sendmsg, ([rest],), ([rights],)))
+                else:
+                    call.sent.extend(map(sock.send, (rest,)))
+            except BlockingIOError:
+                return
+        else:
+            outbox.popleft()
+
+
+def require_passable(sock: socket.socket, fds: Sequence[int]) -> None:
+    """Checks that descriptors can be passed over a socket.
+
+    Raises:
+        QMPError: not over this socket, or not so many.
+        OSError: one of them is not open.
+    """
+    if sock.family != socket.AF_UNIX:
+        raise QMPError("descriptors can be passed over a unix socket only, not over TCP")
+    if len(fds) > _MOST_FDS:
+        raise QMPError(f"{len(fds)} descriptors are more than one message passes ({_MOST_FDS})")
+    for fd in fds:
+        os.fstat(fd)
+
+
+def _wake_pair() -> tuple[io.FileIO, io.FileIO]:
     if hasattr(os, "eventfd"):
-        fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        return fd, fd
+        event = io.FileIO(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), "r+")
+        return event, event
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)
-    return read, write
+    return io.FileIO(read, "r"), io.FileIO(write, "w")
 
 
 def connect_socket(address: Address, deadline: Deadline) -> socket.socket:
@@ -270,22 +339,39 @@ class Listener:
 
         Raises:
             QMPTimeoutError: if nobody connects before the deadline.
+            QMPDisconnectedError: if it is closed, or gets closed meanwhile.
         """
+        if self._sock.fileno() < 0:
+            raise self._closed()
         # Zero would mean "do not block", which accept() reports with another error.
         left = deadline.remaining()
         self._sock.settimeout(max(left, 1e-6) if left is not None else None)
         try:
-            return self._sock.accept()[0]
+            sock = self._sock.accept()[0]
         except (TimeoutError, BlockingIOError) as error:
             raise QMPTimeoutError(
                 f"nobody connected to {self.address} within {seconds(deadline.timeout)}. Check "
                 f"that QEMU runs with -qmp {self.address}"
             ) from error
+        except OSError as error:
+            # close() in another thread ends the wait so.
+            raise self._closed() from error
+        if self._sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def _closed(self) -> QMPDisconnectedError:
+        return QMPDisconnectedError(f"the listener at {self.address} was closed here")
 
     def close(self) -> None:
-        """Stops listening and removes the unix socket's file. Idempotent."""
+        """Stops listening, at once also in other threads, and removes the socket's file.
+
+        Idempotent.
+        """
         if self._sock.fileno() < 0:
             return
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         if self.address.path is not None:
             Path(self.address.path).unlink(missing_ok=True)

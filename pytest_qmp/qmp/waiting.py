@@ -76,24 +76,34 @@ class EventWaiter:
         ``keep=True`` leaves the event for another wait to take.
         """
         __tracebackhide__ = True
-        found: list[QMPEvent] = []
+        events = self._events
+        found: list[tuple[int, QMPEvent]] = []
         cursor = since
 
         def ready() -> bool:
             nonlocal cursor
-            event = self._events.take(matcher, cursor, keep=keep)
-            cursor = max(cursor, self._events.total)
+            seen = events.total
+            event = events.find(matcher, cursor)
+            cursor = max(cursor, seen)
             if event is not None:
                 found.append(event)
-            return bool(found)
+                if not keep:
+                    events.take(event[0])
+            return event is not None
 
         connection = self._connection
-        if connection is None:
-            if not ready():
-                self._connected()
-        elif not connection.wait(ready, deadline):
-            connection.raise_unmet(f"the event {matcher}", deadline, self._events.describe(matcher))
-        return found[0]
+        try:
+            if connection is None:
+                if not ready():
+                    self._connected()
+            elif not connection.wait(ready, deadline):
+                connection.raise_unmet(f"the event {matcher}", deadline, events.describe(matcher))
+        except BaseException:
+            # Interrupted once it was there: the next wait is to find it.
+            for number, _ in found:
+                events.put_back(number)
+            raise
+        return found[0][1]
 
     def wait_for_news(self, seen: int, deadline: Deadline) -> bool:
         """Waits until the history has had more than ``seen`` events; False at the deadline."""

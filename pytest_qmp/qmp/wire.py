@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from typing import Union
 
 from pytest_qmp.errors import QMPProtocolError
 
-__all__ = ["DEFAULT_MAX_MESSAGE_SIZE", "MessageReader", "show_bytes"]
+__all__ = ["DEFAULT_MAX_MESSAGE_SIZE", "Checkpoint", "MessageReader", "show_bytes"]
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 
+_LINE_END = len(b"\r\n")
 _OUTSIDE_STRING = re.compile(rb'[{}\[\]"]')
 _INSIDE_STRING = re.compile(rb'["\\]')
+
+_ScannerCheckpoint = tuple[int, bool, bool, list[bytes], int, int]
+Checkpoint = tuple[
+    list[bytes], int, int, int, Union["_BracketScanner", None], _ScannerCheckpoint | None
+]
 
 
 class MessageReader:
@@ -26,7 +33,7 @@ class MessageReader:
             one can't take all memory.
     """
 
-    __slots__ = ("_balance", "_chunks", "_limit", "_ready", "_scanner", "_size")
+    __slots__ = ("_balance", "_chunks", "_error", "_limit", "_ready", "_scanner", "_size")
 
     def __init__(self, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
         self._limit = max_message_size
@@ -35,6 +42,7 @@ class MessageReader:
         self._size = 0
         self._balance = 0
         self._scanner: _BracketScanner | None = None
+        self._error: QMPProtocolError | None = None
 
     @property
     def partial(self) -> bytes:
@@ -43,36 +51,64 @@ class MessageReader:
         return self._scanner.partial + pending if self._scanner else pending
 
     def feed(self, data: bytes) -> None:
-        """Takes what the peer sent.
-
-        Raises:
-            QMPProtocolError: if it can't be QMP, or is longer than the limit.
-        """
-        if self._scanner is not None:
-            self._scan(data)
-        else:
-            self._cut_lines(data)
+        """Takes what the peer sent."""
+        try:
+            if self._scanner is not None:
+                self._scan(data)
+            else:
+                self._cut_lines(data)
+        except QMPProtocolError as error:
+            # What came before it counts all the same: take() hands that out first.
+            self._error = error
 
     def take(self) -> list[bytes]:
-        """The messages that are whole by now, in order; each is handed out once."""
+        """The messages that are whole by now, in order; each is handed out once.
+
+        Raises:
+            QMPProtocolError: if what follows them can't be QMP, or is longer than the limit.
+        """
         ready = self._ready
         if ready:
             self._ready = []
+        elif self._error is not None:
+            raise self._error
         return ready
 
+    def checkpoint(self) -> Checkpoint:
+        """Where it stands, with every whole message handed out; for ``restore``."""
+        scanner = self._scanner
+        return (
+            self._chunks,
+            len(self._chunks),
+            self._size,
+            self._balance,
+            scanner,
+            scanner.checkpoint() if scanner is not None else None,
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Forgets all that was fed since that checkpoint."""
+        self._chunks, kept, self._size, self._balance, self._scanner, state = checkpoint
+        del self._chunks[kept:]
+        if self._scanner is not None:
+            self._scanner.restore(state)
+        self._ready = []
+        self._error = None
+
     def reframe(self, messages: list[bytes]) -> bool:
-        """Takes back lines of which the first was no whole message, to frame them by brackets.
+        """Takes back lines of which the first was not one message, to frame them by brackets.
 
         Returns:
-            False if that can't help, because they were framed so already.
+            False if that can't help, because brackets frame it the same way.
         """
         whole, _ = _BracketScanner().feed(messages[0])
-        if whole:
+        if whole == [messages[0].strip()]:
             return False
         rest = b"".join([*(line + b"\n" for line in messages), self.partial])
         self._drop_pending()
+        self._error = None
         self._scanner = _BracketScanner()
-        self._scan(rest)
+        self.feed(rest)
         return True
 
     def _cut_lines(self, data: bytes) -> None:
@@ -87,16 +123,13 @@ class MessageReader:
             self._drop_pending()
         lines = data.split(b"\n")
         tail = lines.pop()
-        if len(lines) == 1:
-            # The usual read is one reply: no loop for it.
-            line = lines[0]
-            if line[:1] == b"{" and (line[-2:] == b"}\r" or line[-1:] == b"}"):
-                self._ready.append(line)
-                if tail:
-                    self._cut_lines(tail)
-                return
+        plain = len(data) <= self._limit and b"}{" not in data
         for number, line in enumerate(lines):
-            if line[:1] == b"{" and (line[-2:] == b"}\r" or line[-1:] == b"}"):
+            if (
+                line[:1] == b"{"
+                and (line[-2:] == b"}\r" or line[-1:] == b"}")
+                and (plain or (len(line) <= self._limit and b"}{" not in line))
+            ):
                 self._ready.append(line)
             elif line.strip():
                 self._scanner = _BracketScanner()
@@ -108,24 +141,30 @@ class MessageReader:
     def _keep(self, data: bytes) -> None:
         self._chunks.append(data)
         self._size += len(data)
-        self._refuse_oversize(self._size)
+        if self._size > self._limit + _LINE_END:
+            raise self._oversize(self.partial)
         # A peer may leave out the newline: an object that is closed is whole all the same.
         self._balance += data.count(b"{") - data.count(b"}")
         if self._balance == 0 and data.rstrip()[-1:] == b"}":
-            scanner = _BracketScanner()
             pending = b"".join(self._chunks)
-            whole, rest = scanner.feed(pending)
-            if whole and not rest.strip() and not scanner.partial.strip():
-                self._drop_pending()
-                self._ready.extend(whole)
+            self._drop_pending()
+            # It goes on with the brackets if these were not the end: nothing is read twice.
+            self._scanner = _BracketScanner()
+            self._scan(pending)
 
     def _scan(self, data: bytes) -> None:
         scanner = self._scanner
         if scanner is None:
             return
         whole, rest = scanner.feed(data)
-        self._ready.extend(whole)
-        self._refuse_oversize(scanner.size)
+        for message in whole:
+            if len(message) > self._limit:
+                self._scanner = None
+                self._chunks = [message]
+                raise self._oversize(message)
+            self._ready.append(message)
+        if scanner.size > self._limit + _LINE_END:
+            raise self._oversize(scanner.partial)
         if scanner.idle:
             self._scanner = None
             if rest.strip():
@@ -134,18 +173,17 @@ class MessageReader:
     def _refuse_garbage(self, data: bytes) -> None:
         start = data.lstrip()[:1]
         if start and start != b"{":
+            self._chunks = [data]
             raise QMPProtocolError(
                 f"the peer does not speak QMP: a message begins with '{{', but it sent "
                 f"{show_bytes(data)}.{_guess(data)}"
             )
 
-    def _refuse_oversize(self, size: int) -> None:
-        if size > self._limit:
-            raise QMPProtocolError(
-                f"a message is longer than the limit of {self._limit} bytes, and its end has not "
-                f"come; it begins with {show_bytes(self.partial)}. If such a reply is expected, "
-                "raise max_message_size"
-            )
+    def _oversize(self, message: bytes) -> QMPProtocolError:
+        return QMPProtocolError(
+            f"a message is longer than the limit of {self._limit} bytes; it begins with "
+            f"{message[:120]!r}. If such a reply is expected, raise max_message_size"
+        )
 
     def _drop_pending(self) -> None:
         self._chunks = []
@@ -164,6 +202,21 @@ class _BracketScanner:
         self._escaped = False
         self._parts: list[bytes] = []
         self.size = 0
+
+    def checkpoint(self) -> _ScannerCheckpoint:
+        return (
+            self._depth,
+            self._in_string,
+            self._escaped,
+            self._parts,
+            len(self._parts),
+            self.size,
+        )
+
+    def restore(self, state: _ScannerCheckpoint | None) -> None:
+        if state is not None:
+            self._depth, self._in_string, self._escaped, self._parts, kept, self.size = state
+            del self._parts[kept:]
 
     @property
     def idle(self) -> bool:
