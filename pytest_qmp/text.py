@@ -9,14 +9,18 @@ __all__ = ["last_lines", "nearest", "printable"]
 
 # What a guest wrote must not drive the terminal that shows it: cursor movement, titles, answers.
 _ESCAPE = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?"
-    r"|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)"
+    r"|[PX^_][^\x1b\n]*\x1b\\|[ -/]*[0-OQ-WYZ\\`-~])"
 )
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def printable(text: str) -> str:
     """Text as a person would have seen it: escape sequences gone, other controls made visible.
+
+    An escape sequence that does not end hides nothing: its beginning is made visible.
 
     >>> printable("\\x1b[2J\\x1b[1;31mpanic\\x1b[0m\\r\\n\\x07")
     'panic\\n\\\\x07'
@@ -32,7 +36,11 @@ def last_lines(text: str, count: int = 20, width: int = 500) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the known name most like this one, or nothing."""
+    """The known name most like this one, as the end of a message; nothing if none is.
+
+    >>> nearest("staus", ["running", "status"])
+    "; did you mean 'status'?"
+    """
     import difflib
 
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -21,6 +21,9 @@ from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE
 __all__ = ["QMPClient"]
 
 
+_HINT_SECONDS = 2.0
+
+
 class QMPClient(EventWaiter):
     """A connection to a QMP server, usable from any number of threads.
 
@@ -151,17 +154,23 @@ class QMPClient(EventWaiter):
 
     def _adopt(self, sock: socket.socket, deadline: Deadline, negotiate: bool) -> None:
         __tracebackhide__ = True
+        self._disconnect()
+        self._commands = None
         session = Session(self._events, self._max_message_size)
         connection = BlockingConnection(SocketTransport(sock), session, self._peer)
         connection.explain_loss = self._explain_loss
         self._connection = connection
         try:
-            self._await_greeting(connection, deadline)
-            if negotiate:
-                self._negotiate(deadline)
+            self._begin(deadline, negotiate)
         except BaseException:
             self._disconnect()
             raise
+
+    def _begin(self, deadline: Deadline, negotiate: bool) -> None:
+        __tracebackhide__ = True
+        self._await_greeting(self._connected(), deadline)
+        if negotiate:
+            self._negotiate(deadline)
 
     def _await_greeting(self, connection: BlockingConnection, deadline: Deadline) -> None:
         __tracebackhide__ = True
@@ -171,6 +180,8 @@ class QMPClient(EventWaiter):
         )
         if session.stray is not None:
             raise failures.stray_instead_of_greeting(session, self._peer)
+        if not met and session.failure is not None:
+            connection.raise_unmet("the greeting", deadline)
         if not met:
             connection.raise_unmet("the greeting", deadline, failures.ONE_CLIENT)
 
@@ -228,11 +239,12 @@ class QMPClient(EventWaiter):
         if keywords:
             named = {argument_name(command, key): value for key, value in keywords.items()}
             arguments = {**arguments, **named} if arguments else named
-        call = self._call(command, arguments, self._deadline(timeout), oob=oob, fds=fds)
+        deadline = self._deadline(timeout)
+        call = self._call(command, arguments, deadline, oob=oob, fds=fds)
         reply = call.reply or {}
         if "return" in reply:
             return reply["return"]
-        raise self._refusal(call)
+        raise self._refusal(call, deadline)
 
     def execute_raw(
         self, message: Mapping[str, Any], *, timeout: Timeout = DEFAULT
@@ -280,17 +292,19 @@ class QMPClient(EventWaiter):
         run.__doc__ = f"Executes {command}; see ``execute``."
         return run
 
-    def _refusal(self, call: Call) -> QMPCommandError:
+    def _refusal(self, call: Call, deadline: Deadline) -> QMPCommandError:
         refusal = failures.refused(call)
         if refusal.error_class == "CommandNotFound":
-            refusal.hint = self._did_you_mean(call.command)
+            refusal.hint = self._did_you_mean(call.command, deadline)
         return refusal
 
-    def _did_you_mean(self, command: str) -> str:
-        # Only a refused command pays for this question.
+    def _did_you_mean(self, command: str, deadline: Deadline) -> str:
+        # Only a refused command pays for this question, and never more than its own time.
         if self._commands is None:
+            left = deadline.remaining()
+            limit = Deadline(_HINT_SECONDS if left is None else min(left, _HINT_SECONDS))
             try:
-                reply = self._call("query-commands", None, Deadline(2.0)).reply or {}
+                reply = self._call("query-commands", None, limit).reply or {}
                 self._commands = tuple(one["name"] for one in reply["return"])
             except (QMPError, KeyError, TypeError):
                 return ""

@@ -127,9 +127,7 @@ def negotiation_refused(call: Call, peer: str) -> QMPCapabilitiesError | None:
     """The error of a ``qmp_capabilities`` that was refused; None if it was not."""
     if call.reply is None or "error" not in call.reply:
         return None
-    return QMPCapabilitiesError(
-        f"{peer} refused the negotiation: {call.reply['error'].get('desc')}"
-    )
+    return QMPCapabilitiesError(f"{peer} refused the negotiation: {refused(call).desc}")
 
 
 def refused(call: Call, hint: str = "") -> QMPCommandError:

@@ -29,6 +29,7 @@ __all__ = [
     "connect_socket",
     "nobody_there",
     "refuse_hopeless",
+    "require_connected",
     "require_passable",
     "send_queued",
 ]
@@ -57,6 +58,7 @@ class SocketTransport:
     """
 
     def __init__(self, sock: socket.socket) -> None:
+        require_connected(sock)
         sock.setblocking(False)
         self.sock = sock
         self.inbox: deque[tuple[bytes]] = deque()
@@ -199,6 +201,27 @@ def require_passable(sock: socket.socket, fds: Sequence[int]) -> None:
         raise QMPError(f"{len(fds)} descriptors are more than one message passes ({_MOST_FDS})")
     for fd in fds:
         os.fstat(fd)
+
+
+def require_connected(sock: socket.socket) -> None:
+    """Checks that a socket is a connected stream; closes it if it is not.
+
+    Raises:
+        QMPConnectError: says what it is instead.
+    """
+    if sock.fileno() < 0:
+        raise QMPConnectError("the socket is closed. Give one that is open and connected")
+    try:
+        if sock.type != socket.SOCK_STREAM:
+            raise QMPConnectError(f"the socket is no stream but a {sock.type.name}")
+        sock.getpeername()
+    except (QMPConnectError, OSError) as error:
+        sock.close()
+        if isinstance(error, QMPConnectError):
+            raise
+        raise QMPConnectError(
+            f"the socket is not connected ({error.strerror}). Give its address, to connect to it"
+        ) from error
 
 
 def _wake_pair() -> tuple[io.FileIO, io.FileIO]:
