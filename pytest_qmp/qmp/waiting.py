@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Final
 
-from pytest_qmp.errors import QMPError, QMPTimeoutError
+from pytest_qmp.errors import QMPDisconnectedError, QMPError, QMPTimeoutError
 from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.connection import BlockingConnection
 from pytest_qmp.qmp.deadline import Deadline
