@@ -28,12 +28,14 @@ if TYPE_CHECKING:
         VMLaunchError,
     )
     from pytest_qmp.fake.server import FakeQMPServer
+    from pytest_qmp.qmp.aio import AsyncQMPClient
     from pytest_qmp.qmp.client import QMPClient
     from pytest_qmp.qmp.events import QMPEvent
     from pytest_qmp.vm.config import Drive, VMConfig
     from pytest_qmp.vm.machine import VirtualMachine
 
 _HOMES = {
+    "AsyncQMPClient": "pytest_qmp.qmp.aio",
     "Drive": "pytest_qmp.vm.config",
     "FakeQMPServer": "pytest_qmp.fake.server",
     "FakeQMPServerError": "pytest_qmp.errors",
@@ -56,6 +58,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncQMPClient",
     "Drive",
     "FakeQMPServer",
     "FakeQMPServerError",
