@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pytest_qmp.errors import (
         FakeQMPServerError,
         NeedsRealGuestError,
+        QEMUNotFoundError,
+        QMPAddressError,
         QMPCapabilitiesError,
         QMPCommandError,
         QMPConnectError,
@@ -28,18 +30,25 @@ if TYPE_CHECKING:
         VMLaunchError,
     )
     from pytest_qmp.fake.server import FakeQMPServer
+    from pytest_qmp.fixtures import VMFactory
     from pytest_qmp.qmp.aio import AsyncQMPClient
     from pytest_qmp.qmp.client import QMPClient
     from pytest_qmp.qmp.events import QMPEvent
     from pytest_qmp.vm.config import Drive, VMConfig
+    from pytest_qmp.vm.console import Console, ConsoleEOFError, ConsoleTimeoutError
     from pytest_qmp.vm.machine import VirtualMachine
 
 _HOMES = {
     "AsyncQMPClient": "pytest_qmp.qmp.aio",
+    "Console": "pytest_qmp.vm.console",
+    "ConsoleEOFError": "pytest_qmp.vm.console",
+    "ConsoleTimeoutError": "pytest_qmp.vm.console",
     "Drive": "pytest_qmp.vm.config",
     "FakeQMPServer": "pytest_qmp.fake.server",
     "FakeQMPServerError": "pytest_qmp.errors",
     "NeedsRealGuestError": "pytest_qmp.errors",
+    "QEMUNotFoundError": "pytest_qmp.errors",
+    "QMPAddressError": "pytest_qmp.errors",
     "QMPCapabilitiesError": "pytest_qmp.errors",
     "QMPClient": "pytest_qmp.qmp.client",
     "QMPCommandError": "pytest_qmp.errors",
@@ -53,16 +62,22 @@ _HOMES = {
     "VMConfig": "pytest_qmp.vm.config",
     "VMConfigError": "pytest_qmp.errors",
     "VMError": "pytest_qmp.errors",
+    "VMFactory": "pytest_qmp.fixtures",
     "VMLaunchError": "pytest_qmp.errors",
     "VirtualMachine": "pytest_qmp.vm.machine",
 }
 
 __all__ = [
     "AsyncQMPClient",
+    "Console",
+    "ConsoleEOFError",
+    "ConsoleTimeoutError",
     "Drive",
     "FakeQMPServer",
     "FakeQMPServerError",
     "NeedsRealGuestError",
+    "QEMUNotFoundError",
+    "QMPAddressError",
     "QMPCapabilitiesError",
     "QMPClient",
     "QMPCommandError",
@@ -76,6 +91,7 @@ __all__ = [
     "VMConfig",
     "VMConfigError",
     "VMError",
+    "VMFactory",
     "VMLaunchError",
     "VirtualMachine",
     "__version__",

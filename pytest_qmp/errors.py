@@ -12,6 +12,8 @@ from typing import Any
 __all__ = [
     "FakeQMPServerError",
     "NeedsRealGuestError",
+    "QEMUNotFoundError",
+    "QMPAddressError",
     "QMPCapabilitiesError",
     "QMPCommandError",
     "QMPConnectError",
@@ -32,6 +34,10 @@ class QMPError(Exception):
 
 class QMPConnectError(QMPError, ConnectionError):
     """No connection could be made, or the connection is not there any more."""
+
+
+class QMPAddressError(QMPConnectError, ValueError):
+    """An address that can't be one."""
 
 
 class QMPDisconnectedError(QMPConnectError):
@@ -93,6 +99,18 @@ class VMError(QMPError):
     """A virtual machine could not do what it was asked to."""
 
 
+class QEMUNotFoundError(VMError):
+    """There is no such QEMU binary. The text says where it was looked for, and what to install.
+
+    Attributes:
+        given: True if somebody named this very path.
+    """
+
+    def __init__(self, message: str, *, given: bool) -> None:
+        super().__init__(message)
+        self.given = given
+
+
 class VMConfigError(VMError, ValueError):
     """A VMConfig (or what the marker or the options made of it) can't describe a machine."""
 
@@ -138,3 +156,8 @@ class UnmodelledCommandError(FakeQMPServerError):
 def _short(arguments: Mapping[str, Any], limit: int = 400) -> str:
     text = repr(dict(arguments))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+for _name in __all__:
+    # As people import them, so that a report's one line has room for the reason.
+    globals()[_name].__module__ = "pytest_qmp"

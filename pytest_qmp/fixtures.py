@@ -35,7 +35,7 @@ class VMFactory(Protocol):
         """Starts one more machine; it is ended with the test.
 
         Args:
-            config: what to start; default: the test's ``qmp_vm_config``.
+            config: what to start; default: the test's ``qmp_vm_config`` and its marker.
             overrides: fields of it to change.
         """
 
@@ -78,15 +78,23 @@ def qmp_vm_factory(
 
     Each is ended with the test, the last one first.
     """
-    from pytest_qmp.launch import launch
+    from pytest_qmp.launch import complete, launch, require
+    from pytest_qmp.markers import marker_changes
+    from pytest_qmp.vm.config import check_names
 
+    item = request.node
+    require(item, complete(qmp_vm_config, qmp_settings, _qmp_qemu, item), qmp_settings)
     started: list[VirtualMachine] = []
 
     def start(config: VMConfig | None = None, **overrides: Any) -> VirtualMachine:
         __tracebackhide__ = True
-        machine = launch(
-            request.node, config or qmp_vm_config, qmp_settings, _qmp_qemu, **overrides
-        )
+        check_names(overrides, "qmp_vm_factory")
+        if config is None:
+            # Who plays it is decided anew: an override may ask for the fake, or for QEMU.
+            config = complete(qmp_vm_config, qmp_settings, _qmp_qemu, item)
+            config = config.replace(backend=marker_changes(item).get("backend"))
+        config = complete(config.replace(**overrides), qmp_settings, _qmp_qemu)
+        machine = launch(item, config, qmp_settings)
         started.append(machine)
         return machine
 
@@ -111,14 +119,20 @@ def qmp_client(qmp_vm: VirtualMachine) -> QMPClient:
 
 
 @pytest.fixture
-def qmp_fake_server() -> Iterator[FakeQMPServer]:
+def qmp_fake_server(request: pytest.FixtureRequest) -> Iterator[FakeQMPServer]:
     """A fake QEMU that listens on a unix socket (``.address``), for code that speaks QMP.
 
-    A command that it does not model, and no stub answers, fails the test at its end.
+    ``@pytest.mark.qmp(emulate="7.2")`` chooses the version that it plays. A command that it does
+    not model, and no stub answers, fails the test at its end.
     """
     from pytest_qmp.fake.server import FakeQMPServer
+    from pytest_qmp.launch import checks_of
+    from pytest_qmp.markers import marker_changes
 
-    server = FakeQMPServer()
+    server = FakeQMPServer(
+        **{name: value for name, value in marker_changes(request.node).items() if name == "emulate"}
+    )
+    checks_of(request.node).append(("qmp_fake_server", server.check))
     server.start()
     try:
         yield server

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,9 +15,18 @@ if TYPE_CHECKING:
     from pytest_qmp.vm.config import VMConfig
     from pytest_qmp.vm.machine import VirtualMachine
 
-__all__ = ["complete", "launch", "machines_of", "outcome", "require"]
+__all__ = [
+    "checks_of",
+    "complete",
+    "launch",
+    "machines_of",
+    "outcome",
+    "require",
+    "require_early",
+]
 
 _machines = pytest.StashKey[list["VirtualMachine"]]()
+_checks = pytest.StashKey[list[tuple[str, Callable[[], None]]]]()
 
 
 def complete(
@@ -34,8 +44,10 @@ def complete(
         NeedsRealGuestError: the test asks for QEMU, and the options for the fake.
         QEMUNotFoundError: QEMU was asked for and there is none.
     """
+    __tracebackhide__ = True
+    from pytest_qmp.errors import QEMUNotFoundError
     from pytest_qmp.vm.config import VMConfig
-    from pytest_qmp.vm.host import QEMUNotFoundError, arch_of_binary, find_qemu
+    from pytest_qmp.vm.host import arch_of_binary, find_qemu
 
     if not isinstance(config, VMConfig):
         raise pytest.UsageError(
@@ -46,10 +58,11 @@ def complete(
         config = config.replace(**marker_changes(item))
     asked = config.backend
     config = config.filled(settings.defaults(qemu))
+    of_binary = arch_of_binary(config.qemu or "")
     if config.arch is None:
-        config = config.replace(arch=arch_of_binary(config.qemu or "") or "x86_64")
-    if config.arch != (arch_of_binary(config.qemu or "") or config.arch) and qemu is None:
-        # A binary from the options is for its own architecture; a test of another finds its own.
+        config = config.replace(arch=of_binary or "x86_64")
+    elif of_binary not in (None, config.arch):
+        # A binary is for its own architecture; a test of another finds its own.
         config = config.replace(qemu=None)
     if asked == "qemu" and settings.backend == "fake":
         raise NeedsRealGuestError("this test needs a real QEMU, and --qmp-backend=fake was given")
@@ -67,23 +80,21 @@ def complete(
     return config.replace(backend="qemu", qemu=found)
 
 
-def launch(
-    item: pytest.Item, config: VMConfig, settings: QMPSettings, qemu: str | None, **overrides: Any
-) -> VirtualMachine:
+def launch(item: pytest.Item, config: VMConfig, settings: QMPSettings) -> VirtualMachine:
     """Starts a machine for a test; reports of the test will tell of it.
+
+    Args:
+        item: the test.
+        config: from ``complete``.
+        settings: what the options say.
 
     Raises:
         VMLaunchError, VMConfigError: it can't be started.
-        NeedsRealGuestError, QEMUNotFoundError: as ``complete``.
+        QMPConnectError: nobody is at the address of ``--qmp-connect``.
     """
     __tracebackhide__ = True
-    from pytest_qmp.vm.config import check_names
     from pytest_qmp.vm.machine import VirtualMachine
 
-    check_names(overrides, "qmp_vm_factory")
-    config = complete(config, settings, qemu, item)
-    if overrides:
-        config = complete(config.replace(backend=None, **overrides), settings, qemu)
     machines = machines_of(item)
     if settings.connect is not None and config.backend == "qemu":
         machine = VirtualMachine.attach(settings.connect, timeout=settings.timeout)
@@ -91,6 +102,7 @@ def launch(
         machine = VirtualMachine(config)
     machine.label = config.name or f"vm{len(machines)}"
     machines.append(machine)
+    checks_of(item).append((machine.label, machine.check))
     return machine.start()
 
 
@@ -99,24 +111,40 @@ def machines_of(item: pytest.Item) -> list[VirtualMachine]:
     return item.stash.setdefault(_machines, [])
 
 
-def require(item: pytest.Item, settings: QMPSettings) -> None:
-    """Looks into what a test's markers ask for.
+def checks_of(item: pytest.Item) -> list[tuple[str, Callable[[], None]]]:
+    """Of each fake of a test: its name, and what raises the faults that it has not told yet."""
+    return item.stash.setdefault(_checks, [])
+
+
+def require_early(item: pytest.Item, settings: QMPSettings) -> None:
+    """Looks into what a test's markers ask for, as far as its fixtures need not be known.
 
     Raises:
-        NeedsRealGuestError: a requirement is not met.
+        NeedsRealGuestError, QEMUNotFoundError: who is to play the machine is not there.
+        NeedsRealGuestError: a requirement of a test without a machine is not met.
         pytest.UsageError: a marker can't be right.
     """
     __tracebackhide__ = True
     if item.get_closest_marker("qmp") is None:
         return
     check_marker(item)
-    if not any(mark.kwargs.get("requires") for mark in item.iter_markers("qmp")):
-        return
     from pytest_qmp.vm.config import VMConfig
 
     parametrized = getattr(item, "callspec", None)
     qemu = parametrized.params.get("_qmp_qemu") if parametrized is not None else None
-    reason = unmet_requirement(item, complete(VMConfig(), settings, qemu, item))
+    config = complete(VMConfig(), settings, qemu, item)
+    if "qmp_vm_config" not in getattr(item, "fixturenames", ()):
+        require(item, config, settings)
+
+
+def require(item: pytest.Item, config: VMConfig, settings: QMPSettings) -> None:
+    """Looks into the requirements of a test's markers.
+
+    Raises:
+        NeedsRealGuestError: one is not met.
+    """
+    __tracebackhide__ = True
+    reason = unmet_requirement(item, config, settings.connect)
     if reason:
         raise NeedsRealGuestError(reason)
 

@@ -40,6 +40,14 @@ def check_marker(item: pytest.Item) -> None:
             raise pytest.UsageError(
                 f"{where}: requires is a list of texts, as in requires=['kvm'], not {requires!r}"
             )
+        if requires:
+            from pytest_qmp.vm.requirements import parse
+
+            try:
+                for requirement in requires:
+                    parse(requirement)
+            except VMConfigError as error:
+                raise pytest.UsageError(f"{where}: {error}") from None
 
 
 def marker_changes(node: pytest.Item) -> dict[str, Any]:
@@ -52,21 +60,19 @@ def marker_changes(node: pytest.Item) -> dict[str, Any]:
     return changes
 
 
-def unmet_requirement(item: pytest.Item, config: VMConfig) -> str:
+def unmet_requirement(item: pytest.Item, config: VMConfig, connect: str | None) -> str:
     """Why one of the test's requirements is not met; empty if all are.
 
-    Raises:
-        pytest.UsageError: a requirement is not written as one.
+    Args:
+        item: the test.
+        config: which QEMU, or the fake.
+        connect: address of the running QEMU that is used instead, or None.
     """
-    from pytest_qmp.errors import VMConfigError
     from pytest_qmp.vm.requirements import missing
 
     for mark in item.iter_markers("qmp"):
         for requirement in mark.kwargs.get("requires", ()):
-            try:
-                reason = missing(requirement, config)
-            except VMConfigError as error:
-                raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+            reason = missing(requirement, config, connect)
             if reason:
                 return f"requires {requirement!r}: {reason}"
     return ""

@@ -101,14 +101,14 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     __tracebackhide__ = _unless_told_alone
     if not _concerns(item):
         return (yield)
-    from pytest_qmp.errors import VMError
-    from pytest_qmp.launch import outcome, require
+    from pytest_qmp.errors import QMPError
+    from pytest_qmp.launch import outcome, require_early
 
     settings = settings_of(item.config)
     try:
-        require(item, settings)
+        require_early(item, settings)
         return (yield)
-    except (VMError, pytest.UsageError) as error:
+    except (QMPError, pytest.UsageError) as error:
         raise outcome(error, settings) from None
 
 
@@ -133,14 +133,15 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Adds what is known of the machines to the report of a test that had some."""
     report = yield
-    if _concerns(item):
-        from pytest_qmp.launch import machines_of
-        from pytest_qmp.reports import add_sections, note_backends
+    if _concerns(item) or "qmp_fake_server" in getattr(item, "fixturenames", ()):
+        from pytest_qmp.launch import checks_of, machines_of
+        from pytest_qmp.reports import add_faults, add_sections, note_backends
 
         machines = machines_of(item)
         note_backends(report, machines)
         if report.failed:
             add_sections(report, machines)
+            add_faults(report, checks_of(item))
     return report
 
 

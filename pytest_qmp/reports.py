@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,17 +13,16 @@ if TYPE_CHECKING:
     from pytest_qmp.settings import QMPSettings
     from pytest_qmp.vm.machine import VirtualMachine
 
-__all__ = ["add_sections", "header", "note_backends", "summary"]
+__all__ = ["add_faults", "add_sections", "header", "note_backends", "summary"]
 
 _SECTION_LINES = 40
 
 
 def header(settings: QMPSettings) -> list[str]:
     """Who plays the machines of this run: binary, version and accelerator, or the fake and why."""
-    from pytest_qmp.errors import VMError
+    from pytest_qmp.errors import QEMUNotFoundError, VMError
     from pytest_qmp.vm.fake_machine import DEFAULT_EMULATION
     from pytest_qmp.vm.host import (
-        QEMUNotFoundError,
         arch_of_binary,
         choose_accelerator,
         find_qemu,
@@ -59,6 +59,8 @@ def add_sections(report: pytest.TestReport, machines: list[VirtualMachine]) -> N
     from pytest_qmp.text import last_lines
 
     for machine in machines:
+        if not machine.started:
+            continue  # Its error has said it all: command line, exit status and stderr.
         name = machine.label
         title = f"{name}: {machine.description}"
         if machine.pid is not None:
@@ -66,12 +68,23 @@ def add_sections(report: pytest.TestReport, machines: list[VirtualMachine]) -> N
         if machine.exit_status is not None:
             title += ", ended"
         sections = (
-            (title, shlex.join(machine.argv)),
+            (title, shlex.join(machine.argv) or "(started by somebody else)"),
             (f"{name}: last QMP messages", format_transcript(machine.transcript)),
             (f"{name}: the console's last lines", machine.console_tail(_SECTION_LINES)),
             (f"{name}: QEMU's stderr", last_lines(machine.stderr, _SECTION_LINES)),
         )
         report.sections.extend(section for section in sections if section[1])
+
+
+def add_faults(report: pytest.TestReport, checks: list[tuple[str, Callable[[], None]]]) -> None:
+    """Adds what the fakes of a test that failed have to say, which then is told once."""
+    from pytest_qmp.errors import FakeQMPServerError
+
+    for name, check in checks:
+        try:
+            check()
+        except FakeQMPServerError as error:
+            report.sections.append((f"{name}: what the fake has to say", str(error)))
 
 
 def note_backends(report: pytest.TestReport, machines: list[VirtualMachine]) -> None:

@@ -128,7 +128,8 @@ def _check_memory(origin: str, value: str) -> str:
 
 
 def _check_connect(origin: str, value: str) -> str:
-    from pytest_qmp.qmp.address import QMPAddressError, parse_address
+    from pytest_qmp.errors import QMPAddressError
+    from pytest_qmp.qmp.address import parse_address
 
     try:
         parse_address(value)

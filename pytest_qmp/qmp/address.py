@@ -9,18 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
-from pytest_qmp.errors import QMPConnectError
+from pytest_qmp.errors import QMPAddressError
 
-__all__ = ["Address", "AddressLike", "QMPAddressError", "parse_address"]
+__all__ = ["Address", "AddressLike", "parse_address"]
 
 AddressLike = Union[str, "os.PathLike[str]", tuple[str, int]]
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^/:,=]*)):(?P<port>\d+)")
 _EXAMPLES = "give a path, unix:PATH, HOST:PORT, tcp:HOST:PORT, or (host, port)"
-
-
-class QMPAddressError(QMPConnectError, ValueError):
-    """An address that can't be one."""
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,11 @@ def _join(first: str, values: Mapping[str, object]) -> str:
     return ",".join(part for part in parts if part)
 
 
-def default_machine(arch: str) -> str:
-    """The machine type for an architecture, when none was named."""
-    return "q35" if arch in ("x86_64", "i386") else "virt"
+def default_machine(arch: str) -> str | None:
+    """The machine type for an architecture, when none was named; None leaves it to QEMU."""
+    if arch in ("x86_64", "i386"):
+        return "q35"
+    return "virt" if arch in ("aarch64", "arm", "loongarch64", "riscv32", "riscv64") else None
 
 
 def required_files(config: VMConfig) -> list[tuple[str, str]]:
@@ -71,9 +73,11 @@ def build_argv(
     arch = config.arch or "x86_64"
     machine = config.machine or default_machine(arch)
     argv = [qemu, "-nodefaults", "-no-user-config", "-display", "none"]
-    argv += ["-machine", machine, "-accel", accel]
+    if machine is not None:
+        argv += ["-machine", machine]
+    argv += ["-accel", accel]
     cpu = config.cpu
-    if cpu is None and arch == "aarch64" and machine.split(",")[0].startswith("virt"):
+    if cpu is None and arch == "aarch64" and (machine or "").startswith("virt"):
         cpu = "cortex-a72" if accel.startswith("tcg") else "host"
     if cpu is not None:
         argv += ["-cpu", cpu]

@@ -72,7 +72,8 @@ class VMConfig:
         qemu: path of the binary; None looks for ``qemu-system-ARCH`` on the PATH.
         backend: ``qemu`` (the default) or ``fake``.
         emulate: the version that the fake plays: ``7.2``, ``10.0`` or ``11.1``.
-        machine: the machine type; default ``q35`` on x86_64, ``virt`` on others.
+        machine: the machine type; default ``q35`` on x86_64, ``virt`` on aarch64 and riscv64, and
+            QEMU's own default on others.
         accel: ``auto`` (the default: the fastest one that is proven to work), ``tcg``, ``kvm``, …
         cpu: the CPU model; None takes QEMU's default (on aarch64 ``cortex-a72``, as QEMU's own
             default there is a 32-bit one).
@@ -153,6 +154,7 @@ class VMConfig:
         Raises:
             VMConfigError: for a field that there is not; the text names the nearest.
         """
+        __tracebackhide__ = True
         check_names(changes, "VMConfig.replace")
         return replace(self, **changes)
 
@@ -172,6 +174,7 @@ def check_names(names: Mapping[str, Any] | Sequence[str], where: str, *more: str
     Raises:
         VMConfigError: for the first such name.
     """
+    __tracebackhide__ = True
     known = [*(one.name for one in fields(VMConfig)), *more]
     for name in names:
         if name not in known:

@@ -32,6 +32,8 @@ else:
 class ConsoleTimeoutError(QMPTimeoutError, pexpect.TIMEOUT):
     """What was expected did not come. Also a ``pexpect.TIMEOUT``."""
 
+    __module__ = "pytest_qmp"
+
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.value = message
@@ -42,6 +44,8 @@ class ConsoleTimeoutError(QMPTimeoutError, pexpect.TIMEOUT):
 
 class ConsoleEOFError(QMPDisconnectedError, pexpect.EOF):
     """The guest's side closed before what was expected came. Also a ``pexpect.EOF``."""
+
+    __module__ = "pytest_qmp"
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -69,6 +73,9 @@ class Console(_Spawn):
     if TYPE_CHECKING:
         # What pexpect's type stubs leave out of its contract for subclasses.
         _decoder: codecs.IncrementalDecoder
+        before: str
+        after: Any
+        match: Any
 
         def _log(self, text: str, direction: str) -> None: ...
 
@@ -248,8 +255,8 @@ class Console(_Spawn):
             )
         except pexpect.EOF:
             failure = ConsoleEOFError(
-                f"the console {self.name} closed {seconds(time.monotonic() - started)} after "
-                f"{names} was awaited: {self._ended()}\n{self._shown()}"
+                f"the console {self.name} closed while {names} was awaited "
+                f"(for {time.monotonic() - started:.1f} s): {self._ended()}\n{self._shown()}"
             )
         raise failure from None
 

@@ -57,7 +57,8 @@ class ExternalMachine:
         Raises:
             VMError: always.
         """
-        raise VMError(f"{self.description} was started by somebody else, who has to end it")
+        __tracebackhide__ = True
+        raise VMError(f"{self.description} was started by somebody else, who also has to end it")
 
     def kill(self) -> None:
         """Refused: it is not ours.
@@ -65,6 +66,7 @@ class ExternalMachine:
         Raises:
             VMError: always.
         """
+        __tracebackhide__ = True
         self.terminate()
 
     def close(self) -> None:

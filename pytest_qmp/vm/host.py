@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pytest_qmp.errors import QMPError, VMError
+from pytest_qmp.errors import QEMUNotFoundError, QMPError, VMError
 
 __all__ = [
     "Accelerator",
-    "QEMUNotFoundError",
     "arch_of_binary",
     "choose_accelerator",
     "find_qemu",
@@ -45,18 +44,6 @@ _PROBE_CODE = (
     + b"\x66\x49\x75\xfc"  # dec ecx; jnz to the dec
     + bytes((0xB0, _PROBE_EXIT, 0xE6, 0xF4, 0xF4))  # mov al, status; out 0xf4, al; hlt
 )  # fmt: skip
-
-
-class QEMUNotFoundError(VMError):
-    """There is no such QEMU binary. The text says where it was looked for, and what to install.
-
-    Attributes:
-        given: True if somebody named this very path.
-    """
-
-    def __init__(self, message: str, *, given: bool) -> None:
-        super().__init__(message)
-        self.given = given
 
 
 @dataclass(frozen=True)

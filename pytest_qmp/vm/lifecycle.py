@@ -207,6 +207,7 @@ class MachineLife:
         Returns:
             The exit status: -9 unless it had ended before.
         """
+        __tracebackhide__ = True
         if self._reap(Deadline(0)) is None:
             self._backend.kill()
         return self._reap(Deadline(_KILL_SECONDS))
@@ -275,6 +276,11 @@ class MachineLife:
             self.fake.check()
 
     # -- what it is ------------------------------------------------------------------------------
+
+    @property
+    def started(self) -> bool:
+        """True once its monitor has answered; stays so after its end."""
+        return self._qmp is not None
 
     @property
     def backend(self) -> str:
@@ -380,6 +386,7 @@ class MachineLife:
 
 def require_files(config: VMConfig) -> None:
     """Raises VMConfigError if a file that the machine needs can't be read."""
+    __tracebackhide__ = True
     for field, path in required_files(config):
         try:
             with open(path, "rb"):
@@ -388,7 +395,7 @@ def require_files(config: VMConfig) -> None:
             raise VMConfigError(
                 f"can't read the {field} {path!r}: {error.strerror}. Check the path; a relative "
                 f"one is looked up from {os.getcwd()}"
-            ) from error
+            ) from None
 
 
 def _indented(text: str) -> str:

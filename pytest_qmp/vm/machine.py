@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VirtualMachine"]
 
-_STATUS_RECHECK_SECONDS = 0.25
+_FIRST_RECHECK_SECONDS = 0.25
+_LAST_RECHECK_SECONDS = 4.0
 
 
 class VirtualMachine(MachineLife):
@@ -89,7 +90,7 @@ class VirtualMachine(MachineLife):
         names = tuple(self.config.consoles)
         if not names:
             raise VMError(
-                f"{self} has no console: {self._backend.description} was not started by us"
+                f"{self} has no console that we could read: somebody else started it"
                 if self._backend.kind == "external"
                 else f"{self} has no console: its VMConfig.consoles is empty"
             )
@@ -177,6 +178,7 @@ class VirtualMachine(MachineLife):
         __tracebackhide__ = True
         wanted = (status,) if isinstance(status, str) else tuple(status)
         deadline = self._deadline(timeout)
+        recheck = _FIRST_RECHECK_SECONDS
         found = ""
         while True:
             try:
@@ -189,7 +191,8 @@ class VirtualMachine(MachineLife):
                 if deadline.expired:
                     break
                 # Not every change of the run state is told by an event.
-                self.qmp.wait_for_news(seen, _sooner(deadline, _STATUS_RECHECK_SECONDS))
+                self.qmp.wait_for_news(seen, _sooner(deadline, recheck))
+                recheck = min(2 * recheck, _LAST_RECHECK_SECONDS)
             except QMPDisconnectedError:
                 # Not taken from those who wait for it: only looked for.
                 if "shutdown" in wanted and "SHUTDOWN" in self.qmp.events.names():

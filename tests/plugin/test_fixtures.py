@@ -166,6 +166,36 @@ def test_qmp_fake_server(run: Run) -> None:
     )
 
 
+def test_what_the_fake_has_to_say_is_told_once(run: Run) -> None:
+    result = run(
+        """
+        def test_it(qmp_vm):
+            qmp_vm.execute("query-block")
+        """,
+        FAKE,
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*vm0: what the fake has to say*"])
+
+
+def test_a_config_given_to_the_factory_wins_over_the_marker(run: Run) -> None:
+    run(
+        """
+        import pytest
+        from pytest_qmp import VMConfig
+
+        @pytest.mark.qmp(machine="q35", emulate="7.2")
+        def test_it(qmp_vm_factory):
+            assert qmp_vm_factory(VMConfig(machine="pc")).config.machine == "pc"
+            assert qmp_vm_factory(machine="none").config.machine == "none"
+            vm = qmp_vm_factory()
+            assert vm.config.machine == "q35"
+            assert vm.qmp.version < (8,)
+        """,
+        FAKE,
+    ).assert_outcomes(passed=1)
+
+
 def test_qmp_settings(run: Run) -> None:
     run(
         """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_qmp import FakeQMPServer
+
 from .conftest import Run
 
 FAKE = "--qmp-backend=fake"
@@ -53,6 +55,8 @@ def test_the_nearest_marker_wins(run: Run) -> None:
         ("args='-S'", "*VMConfig.args is a list*"),
         ("backend='kvm'", "*VMConfig.backend is 'qemu' or 'fake', not 'kvm'"),
         ("requires='kvm'", "*requires is a list of texts*"),
+        ("requires=['gadget:x']", "*requires='gadget:x' is not known: write one of *"),
+        ("requires=['device:']", "*requires='device:' is not known: write one of *"),
     ],
 )
 def test_a_wrong_marker_is_a_usage_error(run: Run, mark: str, words: str) -> None:
@@ -74,7 +78,7 @@ def test_a_wrong_marker_under_xdist_fails_the_test(run: Run) -> None:
     [
         ("['qemu>=99']", "requires 'qemu>=99': QEMU >=99 is needed, and this is 11.1"),
         ("['sh', 'no-such-thing']", "requires 'no-such-thing': *no such program on the PATH"),
-        ("['kvm']", "requires 'kvm': the fake has no accelerator kvm"),
+        ("['kvm']", "requires 'kvm': the fake has no kvm"),
     ],
 )
 def test_an_unmet_requirement_skips_and_under_require_fails(
@@ -92,10 +96,80 @@ def test_a_met_requirement_runs(run: Run) -> None:
     run(marked("requires=['qemu>=7', 'command:stop', 'sh']"), FAKE).assert_outcomes(passed=1)
 
 
-def test_a_requirement_that_is_none(run: Run) -> None:
-    result = run(marked("requires=['gadget:x']"), FAKE)
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*requires='gadget:x' is not known: write one of *"])
+def test_requirements_see_the_config_of_the_test(run: Run) -> None:
+    run(
+        """
+        import pytest
+
+        @pytest.fixture
+        def qmp_vm_config(qmp_vm_config):
+            return qmp_vm_config.replace(emulate="7.2")
+
+        @pytest.mark.qmp(requires=["qemu<8"])
+        def test_it(qmp_vm):
+            assert qmp_vm.qmp.version < (8,)
+        """,
+        FAKE,
+    ).assert_outcomes(passed=1)
+
+
+def test_requirements_are_asked_of_the_running_qemu(run: Run) -> None:
+    with FakeQMPServer("7.2") as server:
+        server.on("query-machines").reply([])
+        server.on("qom-list-types").reply([])
+        server.on("query-kvm").reply({"enabled": False, "present": False})
+        result = run(
+            """
+            import pytest
+
+            @pytest.mark.qmp(requires=["qemu<8", "command:stop", "tcg"])
+            def test_met(qmp_vm): pass
+
+            @pytest.mark.qmp(requires=["kvm"])
+            def test_unmet(qmp_vm): pass
+            """,
+            f"--qmp-connect={server.address}",
+        )
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED *requires 'kvm': the QEMU at * does not run on kvm"])
+
+
+def test_a_lack_is_told_before_other_fixtures_are_set_up(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.fixture
+        def image():
+            raise RuntimeError("built for nothing")
+
+        @pytest.mark.qmp(backend="qemu")
+        def test_it(image, qmp_vm):
+            pass
+        """,
+        FAKE,
+    )
+    result.assert_outcomes(skipped=1)
+
+
+def test_the_fake_has_the_commands_that_it_models(run: Run) -> None:
+    result = run(marked("requires=['command:query-block']"), FAKE)
+    result.stdout.fnmatch_lines(["SKIPPED *the fake QEMU 11.1 has no command 'query-block'"])
+
+
+def test_the_marker_chooses_what_the_fake_server_plays(run: Run) -> None:
+    run(
+        """
+        import pytest
+        from pytest_qmp import QMPClient
+
+        @pytest.mark.qmp(emulate="7.2")
+        def test_it(qmp_fake_server):
+            with QMPClient.connect(qmp_fake_server.address) as client:
+                assert client.version[:2] == (7, 2)
+        """,
+        accel="",
+    ).assert_outcomes(passed=1)
 
 
 def test_a_requirement_without_a_machine(run: Run) -> None:

@@ -124,7 +124,8 @@ def test_connect_where_nobody_listens(run: Run, tmp_path: Path) -> None:
     address = tmp_path / "nobody"
     result = run(SHOW, f"--qmp-connect={address}", "--qmp-timeout=0.2")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines([f"*can't connect to unix:{address}: there is no such socket*"])
+    result.stdout.fnmatch_lines([f"can't connect to unix:{address}: there is no such socket*"])
+    result.stdout.no_fnmatch_line("*pytest_qmp/*.py*")
 
 
 def test_connect_excludes_what_it_can_not_change(run: Run) -> None:

@@ -38,6 +38,10 @@ def test_default_machine_of_each_architecture(arch: str, machine: str) -> None:
     assert value_of("-machine", argv(arch=arch)) == machine
 
 
+def test_an_architecture_without_virt_gets_qemus_own_default() -> None:
+    assert "-machine" not in argv(arch="s390x")
+
+
 def test_aarch64_gets_a_64_bit_cpu() -> None:
     assert value_of("-cpu", argv(arch="aarch64")) == "cortex-a72"
     assert value_of("-cpu", argv(arch="aarch64", cpu="max")) == "max"

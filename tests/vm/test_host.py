@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_qmp.errors import VMConfigError, VMError
+from pytest_qmp.errors import QEMUNotFoundError, VMConfigError, VMError
 from pytest_qmp.vm.config import VMConfig
-from pytest_qmp.vm.host import QEMUNotFoundError, choose_accelerator, find_qemu, qemu_version
+from pytest_qmp.vm.host import choose_accelerator, find_qemu, qemu_version
 from pytest_qmp.vm.requirements import missing
 
 
@@ -119,9 +119,11 @@ def test_the_probe_code_ends_qemu_as_it_should(tmp_path: Path) -> None:
         ("qemu==11.1", ""),
         ("qemu<11.1", "QEMU <11.1 is needed, and this is 11.1"),
         ("qemu>=99", "QEMU >=99 is needed"),
-        ("kvm", "the fake has no accelerator"),
-        ("command:blockdev-add", ""),
-        ("blockdev-add", ""),
+        ("kvm", "the fake has no kvm"),
+        ("command:query-status", ""),
+        ("system_reset", ""),
+        ("machine:q35", ""),
+        ("device:e1000", "the fake QEMU 11.1 has no device 'e1000'"),
         ("command:no-such", "no command 'no-such'"),
         ("no-such-thing", "no machine type, device or command 'no-such-thing'"),
         ("program:sh", ""),
