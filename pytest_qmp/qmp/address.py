@@ -16,6 +16,7 @@ __all__ = ["Address", "AddressLike", "parse_address"]
 AddressLike = Union[str, "os.PathLike[str]", tuple[str, int]]
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^/:,=]*)):(?P<port>\d+)")
+_QEMU_OPTION = re.compile(r",(server|wait|nowait|reconnect|ipv[46]|nodelay|telnet)\b")
 _EXAMPLES = "give a path, unix:PATH, HOST:PORT, tcp:HOST:PORT, or (host, port)"
 
 
@@ -87,15 +88,15 @@ def parse_address(address: AddressLike) -> Address:
         return Address(path=os.fspath(address))
     if not isinstance(address, str) or not address or "\0" in address:
         raise QMPAddressError(f"{address!r} is no QMP address: {_EXAMPLES}")
+    if _QEMU_OPTION.search(address) and not Path(address.removeprefix("unix:")).exists():
+        raise QMPAddressError(
+            f"{address!r} looks like QEMU's option; for a client leave out what follows the "
+            f"first comma: {address.split(',')[0]!r}"
+        )
     if address.startswith("unix:"):
         path = address[5:]
         if not path:
             raise QMPAddressError(f"{address!r} has no path after 'unix:': {_EXAMPLES}")
-        if re.search(r",(server|wait|nowait)\b", path) and not Path(path).exists():
-            raise QMPAddressError(
-                f"{address!r} looks like QEMU's option; for a client leave out what follows the "
-                f"first comma: {'unix:' + path.split(',')[0]!r}"
-            )
         return Address(path=path)
     tcp = address.startswith("tcp:")
     match = _HOST_PORT.fullmatch(address[4:] if tcp else address)

@@ -364,12 +364,10 @@ class Listener:
             QMPTimeoutError: if nobody connects before the deadline.
             QMPDisconnectedError: if it is closed, or gets closed meanwhile.
         """
-        if self._sock.fileno() < 0:
-            raise self._closed()
-        # Zero would mean "do not block", which accept() reports with another error.
         left = deadline.remaining()
-        self._sock.settimeout(max(left, 1e-6) if left is not None else None)
         try:
+            # Zero would mean "do not block", which accept() reports with another error.
+            self._sock.settimeout(max(left, 1e-6) if left is not None else None)
             sock = self._sock.accept()[0]
         except (TimeoutError, BlockingIOError) as error:
             raise QMPTimeoutError(
@@ -377,7 +375,7 @@ class Listener:
                 f"that QEMU runs with -qmp {self.address}"
             ) from error
         except OSError as error:
-            # close() in another thread ends the wait so.
+            # Closed before, or in another thread meanwhile.
             raise self._closed() from error
         if self._sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -11,6 +11,7 @@ __all__ = ["DEFAULT_MAX_MESSAGE_SIZE", "Checkpoint", "MessageReader", "show_byte
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 
+_SHORT = 65536
 _LINE_END = len(b"\r\n")
 _OUTSIDE_STRING = re.compile(rb'[{}\[\]"]')
 _INSIDE_STRING = re.compile(rb'["\\]')
@@ -143,9 +144,10 @@ class MessageReader:
         self._size += len(data)
         if self._size > self._limit + _LINE_END:
             raise self._oversize(self.partial)
-        # A peer may leave out the newline: an object that is closed is whole all the same.
+        # A peer may leave out the newline: an object that is closed is whole all the same. The
+        # braces in texts count here, too, so a short one is looked at in any case.
         self._balance += data.count(b"{") - data.count(b"}")
-        if self._balance == 0 and data.rstrip()[-1:] == b"}":
+        if data.rstrip()[-1:] == b"}" and (self._balance == 0 or self._size <= _SHORT):
             pending = b"".join(self._chunks)
             self._drop_pending()
             # It goes on with the brackets if these were not the end: nothing is read twice.
