@@ -165,11 +165,12 @@ def outcome(error: Exception, settings: QMPSettings) -> BaseException:
 
 
 def _came_through_user_code(error: BaseException) -> bool:
-    ours = ("pytest_qmp", "_pytest", "pluggy", "xdist")
+    # Below pytest's own frames lies the fixture that was set up: ours, or the user's. Above them
+    # may be wrappers of any plugin.
+    lowest = ""
     traceback = error.__traceback__
     while traceback is not None:
-        module = str(traceback.tb_frame.f_globals.get("__name__", ""))
-        if module.partition(".")[0] not in ours:
-            return True
+        module = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        lowest = "" if module in ("_pytest", "pluggy") else lowest or module
         traceback = traceback.tb_next
-    return False
+    return lowest not in ("", "pytest_qmp")

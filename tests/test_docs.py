@@ -135,7 +135,9 @@ def workspace(pytester: pytest.Pytester) -> Path:
 
 
 def test_snippets_pass_on_the_fake(workspace: Path, pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_subprocess("-W", "error", "--qmp-backend=fake", "-ra")
+    result = pytester.runpytest_subprocess(
+        "-p", "no:asyncio", "-W", "error", "--qmp-backend=fake", "-ra"
+    )
     counts = result.parseoutcomes()
     assert set(counts) == {"passed", "skipped"}
     assert counts["passed"] > counts["skipped"]
@@ -143,7 +145,7 @@ def test_snippets_pass_on_the_fake(workspace: Path, pytester: pytest.Pytester) -
 
 @pytest.mark.needs_qemu
 def test_snippets_pass_on_qemu(workspace: Path, pytester: pytest.Pytester) -> None:
-    arguments = ["-W", "error", "--qmp-accel=tcg", "--qmp-require"]
+    arguments = ["-p", "no:asyncio", "-W", "error", "--qmp-accel=tcg", "--qmp-require"]
     built = subprocess.run(
         [sys.executable, ROOT / "examples" / "linux_guest.py"],
         capture_output=True,
@@ -184,7 +186,7 @@ def test_settings_in_the_markdown_are_accepted(
     assert found
     for body in found:
         (pytester.path / file).write_text(body)
-        result = pytester.runpytest("--strict-config", "-p", "no:cacheprovider")
+        result = pytester.runpytest("--strict-config", "-p", "no:cacheprovider", "-p", "no:asyncio")
         assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
@@ -265,7 +267,7 @@ def test_reference_names_every_option() -> None:
 
 
 def test_reference_names_every_fixture(pytester: pytest.Pytester) -> None:
-    shown = pytester.runpytest("--fixtures").stdout.str()
+    shown = pytester.runpytest("--fixtures", "-p", "no:asyncio").stdout.str()
     fixtures = set(re.findall(r"^(qmp_\w+)", shown, re.MULTILINE))
     assert "qmp_vm" in fixtures
     assert not lacking(fixtures, reference("fixtures"))

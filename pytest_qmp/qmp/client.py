@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from pytest_qmp.errors import QMPCommandError, QMPDisconnectedError, QMPError
+from pytest_qmp.errors import QMPCommandError, QMPError
 from pytest_qmp.qmp import failures
-from pytest_qmp.qmp.address import AddressLike, parse_address
-from pytest_qmp.qmp.connection import BlockingConnection
+from pytest_qmp.qmp.connecting import ConnectingClient
 from pytest_qmp.qmp.deadline import Deadline
-from pytest_qmp.qmp.messages import Greeting, QMPVersion, argument_name, command_name
-from pytest_qmp.qmp.session import Call, Session, TranscriptEntry
-from pytest_qmp.qmp.transport import Listener, SocketTransport, connect_socket
-from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, EventWaiter, Timeout
-from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE
+from pytest_qmp.qmp.hints import SchemaCache, hint, wants_schema
+from pytest_qmp.qmp.messages import argument_name, command_name
+from pytest_qmp.qmp.pipeline import PipelineItem, pipeline_calls
+from pytest_qmp.qmp.schema import Schema
+from pytest_qmp.qmp.session import Call
+from pytest_qmp.qmp.waiting import DEFAULT, Timeout
 
 __all__ = ["QMPClient"]
 
@@ -24,7 +23,10 @@ __all__ = ["QMPClient"]
 _HINT_SECONDS = 2.0
 
 
-class QMPClient(EventWaiter):
+_schemas = SchemaCache()
+
+
+class QMPClient(ConnectingClient):
     """A connection to a QMP server, usable from any number of threads.
 
     Make one with ``connect`` or ``listen``. Any command is a method: ``client.query_status()`` is
@@ -41,167 +43,6 @@ class QMPClient(EventWaiter):
     ...     client.query_status()["status"]
     'running'
     """
-
-    def __init__(
-        self,
-        *,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
-        max_events: int = 100_000,
-        peer: str | None = None,
-    ) -> None:
-        super().__init__(timeout, max_events)
-        self._max_message_size = max_message_size
-        self._listener: Listener | None = None
-        self._address: AddressLike | None = None
-        self._given_peer = peer
-        self._peer = peer or "QEMU"
-        self._commands: tuple[str, ...] | None = None
-        self.explain_loss: Callable[[], str] | None = None
-
-    # -- connecting ------------------------------------------------------------------------------
-
-    @classmethod
-    def connect(
-        cls,
-        address: AddressLike | socket.socket,
-        *,
-        timeout: Timeout = DEFAULT,
-        negotiate: bool = True,
-        **options: Any,
-    ) -> QMPClient:
-        """Connects, reads the greeting and negotiates.
-
-        Args:
-            address: a unix path, ``unix:PATH``, ``(host, port)``, ``HOST:PORT``, or a connected
-                socket, which the client owns from here on.
-            timeout: seconds for all of it together; tries again until then while the server is
-                not there yet.
-            negotiate: False leaves out ``qmp_capabilities``; ``negotiate()`` does it later.
-            options: those of the class.
-
-        Raises:
-            QMPConnectError: nobody is there, or nobody ever can be.
-            QMPTimeoutError: somebody is there but does not greet.
-            QMPProtocolError: what is there does not speak QMP.
-            QMPCapabilitiesError: the negotiation was refused.
-        """
-        __tracebackhide__ = True
-        client = cls(**options)
-        deadline = client._deadline(timeout)
-        if isinstance(address, socket.socket):
-            client._adopt(address, deadline, negotiate)
-        else:
-            client._address = address
-            client._connect(deadline, negotiate)
-        return client
-
-    @classmethod
-    def listen(cls, address: AddressLike, **options: Any) -> QMPClient:
-        """Listens for a QEMU that connects to us; ``accept()`` then waits for it.
-
-        Raises:
-            QMPConnectError: if the address can't be listened at.
-        """
-        client = cls(**options)
-        client._address = address
-        client._listener = Listener(parse_address(address))
-        return client
-
-    def accept(self, timeout: Timeout = DEFAULT, *, negotiate: bool = True) -> QMPClient:
-        """Waits for QEMU to connect, reads the greeting and negotiates.
-
-        Args:
-            timeout: seconds for all of it together.
-            negotiate: as in ``connect``.
-
-        Returns:
-            The client itself.
-
-        Raises:
-            QMPTimeoutError: nobody came, or did not greet.
-        """
-        __tracebackhide__ = True
-        if self._listener is None:
-            raise QMPError("accept() is for a client made by QMPClient.listen(address)")
-        deadline = self._deadline(timeout)
-        sock = self._listener.accept(deadline)
-        self._peer = self._given_peer or f"QEMU at {self._listener.address}"
-        self._adopt(sock, deadline, negotiate)
-        return self
-
-    def reconnect(self, timeout: Timeout = DEFAULT) -> None:
-        """Connects anew to the same address. The history of events goes on.
-
-        Raises:
-            QMPError: if the client was made from a socket, which can't be had again; else as
-                ``connect`` does.
-        """
-        __tracebackhide__ = True
-        if self._address is None:
-            raise failures.no_address()
-        self._disconnect()
-        if self._listener is not None:
-            self.accept(timeout)
-        else:
-            self._connect(self._deadline(timeout), negotiate=True)
-
-    def _connect(self, deadline: Deadline, negotiate: bool) -> None:
-        __tracebackhide__ = True
-        address = parse_address(self._address or "")
-        self._peer = self._given_peer or f"QEMU at {address}"
-        self._adopt(connect_socket(address, deadline), deadline, negotiate)
-
-    def _adopt(self, sock: socket.socket, deadline: Deadline, negotiate: bool) -> None:
-        __tracebackhide__ = True
-        self._disconnect()
-        self._commands = None
-        session = Session(self._events, self._max_message_size)
-        connection = BlockingConnection(SocketTransport(sock), session, self._peer)
-        connection.explain_loss = self._explain_loss
-        self._connection = connection
-        try:
-            self._begin(deadline, negotiate)
-        except BaseException:
-            self._disconnect()
-            raise
-
-    def _begin(self, deadline: Deadline, negotiate: bool) -> None:
-        __tracebackhide__ = True
-        self._await_greeting(self._connected(), deadline)
-        if negotiate:
-            self._negotiate(deadline)
-
-    def _await_greeting(self, connection: BlockingConnection, deadline: Deadline) -> None:
-        __tracebackhide__ = True
-        session = connection.session
-        met = connection.wait(
-            lambda: session.greeting is not None or session.stray is not None, deadline
-        )
-        if session.stray is not None:
-            raise failures.stray_instead_of_greeting(session, self._peer)
-        if not met and session.failure is not None:
-            connection.raise_unmet("the greeting", deadline)
-        if not met:
-            connection.raise_unmet("the greeting", deadline, failures.ONE_CLIENT)
-
-    def negotiate(self, timeout: Timeout = DEFAULT) -> None:
-        """Leaves the negotiation mode, with what the server offers of what we know (``oob``).
-
-        Raises:
-            QMPCapabilitiesError: if the server refuses.
-        """
-        __tracebackhide__ = True
-        self._negotiate(self._deadline(timeout))
-
-    def _negotiate(self, deadline: Deadline) -> None:
-        __tracebackhide__ = True
-        offered = self.greeting.capabilities
-        arguments = {"enable": ["oob"]} if "oob" in offered else None
-        call = self._call("qmp_capabilities", arguments, deadline)
-        refusal = failures.negotiation_refused(call, self._peer)
-        if refusal is not None:
-            raise refusal
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -239,6 +80,10 @@ class QMPClient(EventWaiter):
         if keywords:
             named = {argument_name(command, key): value for key, value in keywords.items()}
             arguments = {**arguments, **named} if arguments else named
+        elif arguments is not None and not isinstance(arguments, Mapping):
+            raise TypeError(
+                f"the arguments of {command!r} are a dict, or keywords: not {arguments!r}"
+            )
         deadline = self._deadline(timeout)
         call = self._call(command, arguments, deadline, oob=oob, fds=fds)
         reply = call.reply or {}
@@ -264,21 +109,6 @@ class QMPClient(EventWaiter):
         connection.wait_for_reply(call, self._deadline(timeout))
         return call.reply or {}
 
-    def _call(
-        self,
-        command: str,
-        arguments: Mapping[str, Any] | None,
-        deadline: Deadline,
-        *,
-        oob: bool = False,
-        fds: Sequence[int] = (),
-    ) -> Call:
-        __tracebackhide__ = True
-        connection = self._connected()
-        call = connection.send(lambda: connection.session.call(command, arguments, oob=oob), fds)
-        connection.wait_for_reply(call, deadline)
-        return call
-
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -292,80 +122,114 @@ class QMPClient(EventWaiter):
         run.__doc__ = f"Executes {command}; see ``execute``."
         return run
 
-    def _refusal(self, call: Call, deadline: Deadline) -> QMPCommandError:
-        refusal = failures.refused(call)
-        if refusal.error_class == "CommandNotFound":
-            refusal.hint = self._did_you_mean(call.command, deadline)
-        return refusal
+    def pipeline(
+        self,
+        commands: Iterable[PipelineItem],
+        *,
+        timeout: Timeout = DEFAULT,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Sends many commands at once, then gathers their replies.
 
-    def _did_you_mean(self, command: str, deadline: Deadline) -> str:
-        # Only a refused command pays for this question, and never more than its own time.
-        if self._commands is None:
-            left = deadline.remaining()
-            limit = Deadline(_HINT_SECONDS if left is None else min(left, _HINT_SECONDS))
-            try:
-                reply = self._call("query-commands", None, limit).reply or {}
-                self._commands = tuple(one["name"] for one in reply["return"])
-            except (QMPError, KeyError, TypeError):
-                return ""
-        return failures.unknown_command(command, self._commands, self.version)
+        All of them are executed, whatever becomes of the others.
 
-    # -- the connection itself -------------------------------------------------------------------
+        Args:
+            commands: each a name, ``(name, arguments)``, or a dict such as
+                ``{"execute": name, "arguments": {…}}``.
+            timeout: seconds for all of it together.
+            return_exceptions: True puts the error of a refused command in the place of its
+                result; False raises the first, once all have been answered.
 
-    @property
-    def greeting(self) -> Greeting:
-        """What the server said first.
+        Returns:
+            What QEMU returned to each, in the order of the commands.
 
         Raises:
-            QMPDisconnectedError: if there was no connection yet.
+            QMPCommandError: QEMU refused one, unless ``return_exceptions``.
+            QMPTimeoutError, QMPDisconnectedError, QMPProtocolError: as ``execute``.
         """
-        greeting = self._connection.session.greeting if self._connection else None
-        if greeting is None:
-            raise QMPDisconnectedError(f"{self._peer} has not greeted: connect first")
-        return greeting
+        __tracebackhide__ = True
+        deadline = self._deadline(timeout)
+        connection = self._connected()
+        calls = pipeline_calls(connection.session, commands)
+        for call in calls:
+            connection.send(partial(_itself, call))
+        connection.wait_for_replies(calls, deadline)
+        results = []
+        for call in calls:
+            reply = call.reply or {}
+            if "return" in reply:
+                results.append(reply["return"])
+                continue
+            refusal = self._refusal(call, deadline)
+            if not return_exceptions:
+                raise refusal
+            results.append(refusal)
+        return results
+
+    # -- the schema ------------------------------------------------------------------------------
 
     @property
-    def version(self) -> QMPVersion:
-        """QEMU's version, from the greeting; compares like a tuple: ``version >= (8, 0)``."""
-        return self.greeting.version
+    def schema(self) -> Schema:
+        """The commands, events and types of this QEMU (``query-qmp-schema``), asked for once.
 
-    @property
-    def connected(self) -> bool:
-        """False once either side has closed the connection, as far as was read."""
-        return self._connection is not None and self._connection.session.failure is None
+        Raises:
+            QMPError: as ``execute``.
+        """
+        return self._ask_schema(self._deadline(DEFAULT))
 
-    @property
-    def transcript(self) -> list[TranscriptEntry]:
-        """The last bytes both ways: (``time.monotonic()``, ``>`` or ``<``, bytes)."""
-        return list(self._connection.session.transcript) if self._connection else []
+    def supports(self, name: str, path: str = "") -> bool:
+        """Whether this QEMU has a command or event, and a member of it.
 
-    def fileno(self) -> int:
-        """The socket's descriptor."""
-        return self._connected().fileno()
+        Args:
+            name: such as ``blockdev-add``, or ``STOP``.
+            path: members from the outside in, with dots: ``file.filename``; the last one may also
+                be a value of an enum: ``driver.qcow2``.
 
-    def close(self) -> None:
-        """Closes the connection and stops listening. Idempotent; ends waits in other threads."""
-        self._disconnect()
-        if self._listener is not None:
-            self._listener.close()
+        Raises:
+            QMPError: as ``execute``.
+        """
+        return self.schema.supports(name, path)
 
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+    def _ask_schema(self, deadline: Deadline) -> Schema:
+        __tracebackhide__ = True
+        if self._schema is None:
+            # Binaries of one version and different targets have different schemas.
+            target = str(self._returned("query-target", deadline)["arch"])
+            known = _schemas.get(self.version, target)
+            self._schema = known or _schemas.add(
+                self.version, target, self._returned("query-qmp-schema", deadline)
+            )
+        return self._schema
 
-    def _explain_loss(self) -> str:
-        return self.explain_loss() if self.explain_loss is not None else ""
+    def _returned(self, command: str, deadline: Deadline) -> Any:
+        __tracebackhide__ = True
+        call = self._call(command, None, deadline)
+        reply = call.reply or {}
+        if "return" not in reply:
+            raise failures.refused(call)
+        return reply["return"]
 
-    def __enter__(self) -> QMPClient:
-        return self
+    def _refusal(self, call: Call, deadline: Deadline) -> QMPCommandError:
+        refusal = failures.refused(call)
+        # Only a refused command pays for the question, and never more than its own time.
+        left = deadline.remaining()
+        limit = Deadline(_HINT_SECONDS if left is None else min(left, _HINT_SECONDS))
+        try:
+            if refusal.error_class == "CommandNotFound":
+                known = self._known_commands(limit)
+                refusal.hint = failures.unknown_command(call.command, known, self.version)
+            elif wants_schema(refusal):
+                refusal.hint = hint(refusal, self._ask_schema(limit))
+        except (QMPError, LookupError, TypeError):
+            return refusal
+        return refusal
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _known_commands(self, deadline: Deadline) -> tuple[str, ...]:
+        if self._commands is None:
+            listed = self._returned("query-commands", deadline)
+            self._commands = tuple(one["name"] for one in listed)
+        return self._commands
 
-    def __repr__(self) -> str:
-        return f"<QMPClient of {self._peer}{'' if self.connected else ', not connected'}>"
+
+def _itself(call: Call) -> Call:
+    return call

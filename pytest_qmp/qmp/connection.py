@@ -103,6 +103,24 @@ class BlockingConnection:
             sent = self._abandon(call)
             self._raise_unmet(f"the reply to {call.command!r}", deadline, sent=sent)
 
+    def wait_for_replies(self, calls: Sequence[Call], deadline: Deadline) -> None:
+        """Waits until each of the calls has its reply; raises as ``wait_for_reply``."""
+        __tracebackhide__ = True
+        # The last is looked at first: in-band replies come in order.
+        backwards = calls[::-1]
+        try:
+            self.wait(lambda: all(call.reply is not None for call in backwards), deadline)
+        finally:
+            unanswered = [call for call in calls if call.reply is None]
+            for call in unanswered:
+                self._abandon(call)
+        if unanswered:
+            self._raise_unmet(
+                f"{len(unanswered)} of {len(calls)} replies, the first of them to "
+                f"{unanswered[0].command!r},",
+                deadline,
+            )
+
     def _abandon(self, call: Call) -> bool:
         with self._lock:
             return self._drop(call)

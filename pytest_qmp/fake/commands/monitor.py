@@ -36,6 +36,12 @@ def query_uuid(context: Context, arguments: Mapping[str, Any]) -> Any:
     return {"UUID": context.machine.options.uuid}
 
 
+@commands.handles("query-target")
+def query_target(context: Context, arguments: Mapping[str, Any]) -> Any:
+    # The bundled schemas are those of this target.
+    return {"arch": "x86_64"}
+
+
 @commands.handles("query-commands")
 def query_commands(context: Context, arguments: Mapping[str, Any]) -> Any:
     # QEMU lists the latest registered first, and registers device_add by hand after all others.
