@@ -170,6 +170,14 @@ class EventLog(Sequence[QMPEvent]):
             self.total -= 1
             self._kept.pop()
 
+    def forget(self, name: str) -> None:
+        """Forgets the first event of that name, as if it had not come; for one not yet taken."""
+        for index, event in enumerate(self._kept):
+            if _decoded(event).name == name:
+                del self._kept[index]
+                self.total -= 1
+                return
+
     def __len__(self) -> int:
         return len(self._kept)
 

@@ -9,9 +9,12 @@ from typing import Any
 from pytest_qmp.errors import VMConfigError
 from pytest_qmp.vm.config import Drive, VMConfig, memory_bytes
 
-__all__ = ["build_argv", "default_machine", "option", "required_files"]
+__all__ = ["build_argv", "default_machine", "option", "required_files", "starts_held"]
 
 _MIB = 1024 * 1024
+_BEGINNINGS = frozenset(
+    {"-S", "--S", "-incoming", "--incoming", "-preconfig", "--preconfig", "-loadvm", "--loadvm"}
+)
 
 
 def option(first: str, /, **values: object) -> str:
@@ -42,6 +45,14 @@ def default_machine(arch: str) -> str | None:
     if arch in ("x86_64", "i386"):
         return "q35"
     return "virt" if arch in ("aarch64", "arm", "loongarch64", "riscv32", "riscv64") else None
+
+
+def starts_held(config: VMConfig) -> bool:
+    """True if the CPUs wait until the monitor is there, so that no event of the guest is missed.
+
+    Where the config says itself how the machine begins, it begins so.
+    """
+    return not (config.paused or _BEGINNINGS.intersection(config.args))
 
 
 def required_files(config: VMConfig) -> list[tuple[str, str]]:
@@ -106,7 +117,7 @@ def build_argv(
         argv += ["-mon", "chardev=qmp,mode=control"]
     for name, fd in consoles.items():
         argv += ["-chardev", option("socket", id=name, fd=fd), "-serial", f"chardev:{name}"]
-    if config.paused:
+    if config.paused or starts_held(config):
         argv.append("-S")
     return (*argv, *config.args)
 

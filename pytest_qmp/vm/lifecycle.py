@@ -23,7 +23,7 @@ from pytest_qmp.qmp.events import EventLog
 from pytest_qmp.qmp.session import TranscriptEntry
 from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, Timeout
 from pytest_qmp.text import last_lines
-from pytest_qmp.vm.argv import required_files
+from pytest_qmp.vm.argv import required_files, starts_held
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig
 from pytest_qmp.vm.process import describe_exit
@@ -106,7 +106,17 @@ class MachineLife:
             raise
         self._qmp.timeout = self._timeout
         self._qmp.explain_loss = self.explain_end
+        if self._backend.kind != "external" and starts_held(self.config):
+            self._let_go(self._qmp)
         return self
+
+    def _let_go(self, qmp: QMPClient) -> None:
+        try:
+            qmp.execute("cont")
+        except QMPDisconnectedError:
+            return  # The guest was that quick: its events are here, and tell.
+        # Nobody asked for this one: a test's own wait for RESUME must not find it.
+        qmp.events.forget("RESUME")
 
     def _peer_name(self) -> str:
         return f"QEMU ({self.label})" if self._backend.kind == "qemu" else self._backend.description

@@ -70,6 +70,23 @@ def test_paused(config: VMConfig) -> None:
         assert vm.wait_for_status("running") == "running"
 
 
+def test_a_machine_starts_without_a_history(vm: VirtualMachine) -> None:
+    assert vm.events.names() == []
+    vm.stop()
+    with pytest.raises(QMPTimeoutError):
+        vm.wait_for_event("RESUME", timeout=0.05)
+    vm.cont()
+    assert vm.wait_for_event("RESUME")
+    assert vm.events.names() == ["STOP", "RESUME"]
+
+
+@pytest.mark.parametrize("args", [["-S"], ["-incoming", "defer"]])
+def test_arguments_that_say_how_it_begins_are_kept(config: VMConfig, args: list[str]) -> None:
+    with VirtualMachine(config, args=args) as vm:
+        vm.wait_for_status(["prelaunch", "inmigrate"])
+        vm.assert_no_event("RESUME")
+
+
 def test_stop_and_cont_leave_their_events_to_be_waited_for(vm: VirtualMachine) -> None:
     vm.stop()
     vm.assert_status("paused")
@@ -353,6 +370,16 @@ def test_what_qemu_wrote_is_kept_after_its_end() -> None:
     vm = VirtualMachine(accel="tcg", args=["-d", "cpu_reset", "-D", "/dev/stderr"]).start()
     vm.close()
     assert "CPU Reset" in vm.stderr
+
+
+@real
+def test_a_guest_that_is_gone_at_once_leaves_its_events(tmp_path: Path) -> None:
+    for _ in range(20):
+        fields = guests.overrides("poweroff", tmp_path, banner="bye")
+        with VirtualMachine(accel="tcg", timeout=20, **fields) as vm:
+            assert vm.wait_for_event("SHUTDOWN").data["guest"] is True
+            assert vm.wait() == 0
+            assert vm.console.log == "bye\r\n"
 
 
 @real
