@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_qmp.qmp.aio import AsyncQMPClient
     from pytest_qmp.qmp.client import QMPClient
     from pytest_qmp.qmp.events import QMPEvent
+    from pytest_qmp.qmp.legacy import QEMUMonitorProtocol
     from pytest_qmp.vm.config import Drive, VMConfig
     from pytest_qmp.vm.console import Console, ConsoleEOFError, ConsoleTimeoutError
     from pytest_qmp.vm.machine import VirtualMachine
@@ -47,6 +48,7 @@ _HOMES = {
     "FakeQMPServer": "pytest_qmp.fake.server",
     "FakeQMPServerError": "pytest_qmp.errors",
     "NeedsRealGuestError": "pytest_qmp.errors",
+    "QEMUMonitorProtocol": "pytest_qmp.qmp.legacy",
     "QEMUNotFoundError": "pytest_qmp.errors",
     "QMPAddressError": "pytest_qmp.errors",
     "QMPCapabilitiesError": "pytest_qmp.errors",
@@ -76,6 +78,7 @@ __all__ = [
     "FakeQMPServer",
     "FakeQMPServerError",
     "NeedsRealGuestError",
+    "QEMUMonitorProtocol",
     "QEMUNotFoundError",
     "QMPAddressError",
     "QMPCapabilitiesError",

@@ -9,6 +9,7 @@ timeout, and Ctrl-C is never swallowed.
 from __future__ import annotations
 
 import array
+import os
 import socket
 from collections.abc import Mapping
 from types import TracebackType
@@ -25,6 +26,8 @@ from pytest_qmp.qmp.client import QMPClient
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.events import QMPEvent
 from pytest_qmp.qmp.messages import argument_name
+from pytest_qmp.qmp.transport import connect_socket
+from pytest_qmp.qmp.waiting import DEFAULT, Timeout
 
 __all__ = ["QEMUMonitorProtocol"]
 
@@ -84,15 +87,15 @@ class QEMUMonitorProtocol:
 
     # -- connecting ------------------------------------------------------------------------------
 
-    def connect(
-        self, negotiate: bool = True, timeout: float | None = _CONNECT_SECONDS
-    ) -> dict[str, Any] | None:
-        """Connects; tries again until the timeout while the server is not there yet.
+    def connect(self, negotiate: bool = True, timeout: Timeout = DEFAULT) -> dict[str, Any] | None:
+        """Connects.
 
         Args:
             negotiate: True reads the greeting and negotiates; False does neither, for a server
                 that does not greet, such as a guest agent.
-            timeout: seconds for all of it; None: no limit.
+            timeout: seconds for all of it, in which it tries again while the server is not there
+                yet; None: no limit. Left out, it tries once, as ever, and then waits 15 seconds
+                for the greeting.
 
         Returns:
             The greeting; None without negotiation.
@@ -104,11 +107,16 @@ class QEMUMonitorProtocol:
         """
         __tracebackhide__ = True
         self.close()
+        address, peer = self._address, self.nickname
+        if timeout is DEFAULT and not isinstance(address, socket.socket):
+            where = parse_address(address)
+            peer = peer or f"QEMU at {where}"
+            address = connect_socket(where, Deadline(0))
         client = _Client.connect(
-            self._address,
-            timeout=timeout,
+            address,
+            timeout=_CONNECT_SECONDS if timeout is DEFAULT else timeout,
             negotiate=negotiate,
-            peer=self.nickname,
+            peer=peer,
         )
         return self._use(client, negotiate)
 
@@ -130,8 +138,7 @@ class QEMUMonitorProtocol:
             raise QMPConnectError("accept() is for QEMUMonitorProtocol(address, server=True)")
         return self._use(client.accept(timeout), True)
 
-    def _use(self, client: QMPClient, negotiate: bool) -> dict[str, Any] | None:
-        assert isinstance(client, _Client)
+    def _use(self, client: _Client, negotiate: bool) -> dict[str, Any] | None:
         client.timeout = self._timeout
         self._client = client
         return dict(client.greeting.raw) if negotiate else None
@@ -303,7 +310,7 @@ class QEMUMonitorProtocol:
 
     def is_scm_available(self) -> bool:
         """True if descriptors can be passed: over a unix socket."""
-        with socket.socket(fileno=_duplicate(self.get_sock_fd())) as sock:
+        with _duplicate(self.get_sock_fd()) as sock:
             return sock.family == socket.AF_UNIX
 
     def send_fd_scm(self, fd: int) -> None:
@@ -312,7 +319,7 @@ class QEMUMonitorProtocol:
         Raises:
             OSError: if it can't be passed.
         """
-        with socket.socket(fileno=_duplicate(self.get_sock_fd())) as sock:
+        with _duplicate(self.get_sock_fd()) as sock:
             # A space between two commands carries it: to QEMU's parser that is nothing.
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
             sock.sendmsg([b" "], ancillary)
@@ -325,19 +332,16 @@ class QEMUMonitorProtocol:
             QMPAddressError: the port is none (also a ``ValueError``).
         """
         host, colon, port = address.rpartition(":")
-        if colon and "/" not in address:
-            parsed = parse_address((host or "localhost", int(port))) if port.isdigit() else None
-            if parsed is None:
-                return _refuse_port(address)
-            return str(parsed.host), parsed.port
-        return address
+        if not colon or "/" in address:
+            return address
+        if not port.isdigit():
+            raise QMPAddressError(
+                f"{address!r} has no number after its colon: HOST:PORT, or a path"
+            )
+        parsed = parse_address((host or "localhost", int(port)))
+        return str(parsed.host), parsed.port
 
 
-def _refuse_port(address: str) -> tuple[str, int]:
-    raise QMPAddressError(f"{address!r} has no number after its colon: HOST:PORT, or a path")
-
-
-def _duplicate(fd: int) -> int:
-    import os
-
-    return os.dup(fd)
+def _duplicate(fd: int) -> socket.socket:
+    # A socket object of its own, so that closing it leaves the connection open.
+    return socket.socket(fileno=os.dup(fd))
