@@ -42,8 +42,8 @@ OTHER_NAMES = {"qmp_capabilities"}
 #: Members that are public to other modules of ours, and of no use in a test.
 INNER = {
     pytest_qmp.QMPClient: {"fileno", "wait_for_event_since", "wait_for_news"},
-    pytest_qmp.VirtualMachine: {"explain_end", "label"},
-    EventLog: {"append", "take", "find", "put_back", "rewind"},
+    pytest_qmp.VirtualMachine: {"explain_end", "label", "started"},
+    EventLog: {"append", "take", "find", "put_back", "rewind", "forget"},
     Stub: {"answer", "has_answer", "matches", "specificity"},
 }
 

@@ -1,11 +1,10 @@
 """The ways to say what a machine is made of."""
 
 # region: fixture
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pytest_qmp import Drive, VirtualMachine, VMConfig
+from pytest_qmp import Drive, VirtualMachine, VMConfig, VMFactory
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def test_on_the_old_pc(qmp_vm: VirtualMachine) -> None:
 
 # endregion
 # region: factory
-def test_paused(qmp_vm_factory: Callable[..., VirtualMachine]) -> None:
+def test_paused(qmp_vm_factory: VMFactory) -> None:
     vm = qmp_vm_factory(paused=True, name="sleeper")
     vm.assert_status("prelaunch")
     vm.assert_qmp("query-name", "name", "sleeper")

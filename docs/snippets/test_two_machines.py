@@ -1,12 +1,10 @@
 """Several machines in one test."""
 
 # region: test
-from collections.abc import Callable
-
-from pytest_qmp import VirtualMachine
+from pytest_qmp import VMFactory
 
 
-def test_one_is_paused(qmp_vm_factory: Callable[..., VirtualMachine]) -> None:
+def test_one_is_paused(qmp_vm_factory: VMFactory) -> None:
     first = qmp_vm_factory(name="first")
     second = qmp_vm_factory(name="second", memory="64M")
 
