@@ -1,0 +1,1 @@
+"""What ours costs, beside the floor and beside others."""
