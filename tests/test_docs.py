@@ -42,6 +42,7 @@ OTHER_NAMES = {"qmp_capabilities"}
 #: Members that are public to other modules of ours, and of no use in a test.
 INNER = {
     pytest_qmp.QMPClient: {"fileno", "wait_for_event_since", "wait_for_news"},
+    pytest_qmp.AsyncQMPClient: {"fileno", "wait_for_event_since"},
     pytest_qmp.VirtualMachine: {"explain_end", "label", "started"},
     EventLog: {"append", "take", "find", "put_back", "rewind", "forget"},
     Stub: {"answer", "has_answer", "matches", "specificity"},
@@ -284,6 +285,7 @@ def test_reference_names_every_field() -> None:
     [
         ("virtual-machine", pytest_qmp.VirtualMachine),
         ("client", pytest_qmp.QMPClient),
+        ("async-client", pytest_qmp.AsyncQMPClient),
         ("client", EventLog),
         ("client", pytest_qmp.QMPEvent),
         ("fake", pytest_qmp.FakeQMPServer),

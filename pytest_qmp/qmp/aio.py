@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
-from pytest_qmp.errors import QMPCommandError, QMPDisconnectedError, QMPError
+from pytest_qmp.errors import QMPCommandError, QMPError
 from pytest_qmp.qmp import failures
-from pytest_qmp.qmp.address import AddressLike, parse_address
-from pytest_qmp.qmp.aio_connecting import AsyncListener, connect_socket
-from pytest_qmp.qmp.aio_connection import AsyncConnection
-from pytest_qmp.qmp.aio_waiting import AsyncEventWaiter
+from pytest_qmp.qmp.aio_connecting import AsyncConnectingClient
 from pytest_qmp.qmp.deadline import Deadline
-from pytest_qmp.qmp.messages import Greeting, QMPVersion, argument_name, command_name
+from pytest_qmp.qmp.hints import SCHEMAS, hint, wants_schema
+from pytest_qmp.qmp.messages import argument_name, command_name
 from pytest_qmp.qmp.pipeline import PipelineItem, pipeline_calls
-from pytest_qmp.qmp.session import Call, Session, TranscriptEntry
-from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, Timeout
-from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE
+from pytest_qmp.qmp.schema import Schema
+from pytest_qmp.qmp.session import Call
+from pytest_qmp.qmp.waiting import DEFAULT, Timeout
 
 __all__ = ["AsyncQMPClient"]
 
 _HINT_SECONDS = 2.0
 
 
-class AsyncQMPClient(AsyncEventWaiter):
+class AsyncQMPClient(AsyncConnectingClient):
     """A connection to a QMP server, usable from any number of tasks of one asyncio event loop.
 
     Make one with ``connect`` or ``listen``. Any command is a method: ``await
@@ -53,162 +49,6 @@ class AsyncQMPClient(AsyncEventWaiter):
     ...     asyncio.run(main(server.address))["status"]
     'running'
     """
-
-    def __init__(
-        self,
-        *,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
-        max_events: int = 100_000,
-        peer: str | None = None,
-    ) -> None:
-        super().__init__(timeout, max_events)
-        self._max_message_size = max_message_size
-        self._listener: AsyncListener | None = None
-        self._address: AddressLike | None = None
-        self._given_peer = peer
-        self._peer = peer or "QEMU"
-        self._commands: tuple[str, ...] | None = None
-        self.explain_loss: Callable[[], str] | None = None
-
-    # -- connecting ------------------------------------------------------------------------------
-
-    @classmethod
-    async def connect(
-        cls,
-        address: AddressLike | socket.socket,
-        *,
-        timeout: Timeout = DEFAULT,
-        negotiate: bool = True,
-        **options: Any,
-    ) -> AsyncQMPClient:
-        """Connects, reads the greeting and negotiates.
-
-        Args:
-            address: a unix path, ``unix:PATH``, ``(host, port)``, ``HOST:PORT``, or a connected
-                socket, which the client owns from here on.
-            timeout: seconds for all of it together; tries again until then while the server is
-                not there yet.
-            negotiate: False leaves out ``qmp_capabilities``; ``negotiate()`` does it later.
-            options: those of the class.
-
-        Raises:
-            QMPConnectError: nobody is there, or nobody ever can be.
-            QMPTimeoutError: somebody is there but does not greet.
-            QMPProtocolError: what is there does not speak QMP.
-            QMPCapabilitiesError: the negotiation was refused.
-        """
-        __tracebackhide__ = True
-        client = cls(**options)
-        deadline = client._deadline(timeout)
-        if isinstance(address, socket.socket):
-            await client._adopt(address, deadline, negotiate)
-        else:
-            client._address = address
-            await client._connect(deadline, negotiate)
-        return client
-
-    @classmethod
-    def listen(cls, address: AddressLike, **options: Any) -> AsyncQMPClient:
-        """Listens for a QEMU that connects to us; ``await accept()`` then waits for it.
-
-        Raises:
-            QMPConnectError: if the address can't be listened at.
-        """
-        client = cls(**options)
-        client._address = address
-        client._listener = AsyncListener(parse_address(address))
-        return client
-
-    async def accept(self, timeout: Timeout = DEFAULT, *, negotiate: bool = True) -> AsyncQMPClient:
-        """Waits for QEMU to connect, reads the greeting and negotiates.
-
-        Args:
-            timeout: seconds for all of it together.
-            negotiate: as in ``connect``.
-
-        Returns:
-            The client itself.
-
-        Raises:
-            QMPTimeoutError: nobody came, or did not greet.
-        """
-        __tracebackhide__ = True
-        if self._listener is None:
-            raise QMPError("accept() is for a client made by AsyncQMPClient.listen(address)")
-        deadline = self._deadline(timeout)
-        sock = await self._listener.accept(deadline)
-        self._peer = self._given_peer or f"QEMU at {self._listener.address}"
-        await self._adopt(sock, deadline, negotiate)
-        return self
-
-    async def reconnect(self, timeout: Timeout = DEFAULT) -> None:
-        """Connects anew to the same address. The history of events goes on.
-
-        Raises:
-            QMPError: if the client was made from a socket, which can't be had again; else as
-                ``connect`` does.
-        """
-        __tracebackhide__ = True
-        if self._address is None:
-            raise failures.no_address()
-        self._disconnect()
-        if self._listener is not None:
-            await self.accept(timeout)
-        else:
-            await self._connect(self._deadline(timeout), negotiate=True)
-
-    async def _connect(self, deadline: Deadline, negotiate: bool) -> None:
-        __tracebackhide__ = True
-        address = parse_address(self._address or "")
-        self._peer = self._given_peer or f"QEMU at {address}"
-        await self._adopt(await connect_socket(address, deadline), deadline, negotiate)
-
-    async def _adopt(self, sock: socket.socket, deadline: Deadline, negotiate: bool) -> None:
-        __tracebackhide__ = True
-        self._disconnect()
-        self._commands = None
-        session = Session(self._events, self._max_message_size)
-        connection = AsyncConnection(sock, session, self._peer)
-        connection.explain_loss = self._explain_loss
-        self._connection = connection
-        try:
-            await self._await_greeting(connection, deadline)
-            if negotiate:
-                await self._negotiate(deadline)
-        except BaseException:
-            connection.close()
-            raise
-
-    async def _await_greeting(self, connection: AsyncConnection, deadline: Deadline) -> None:
-        __tracebackhide__ = True
-        session = connection.session
-        met = await connection.wait(
-            lambda: session.greeting is not None or session.stray is not None, deadline
-        )
-        if session.stray is not None:
-            raise failures.stray_instead_of_greeting(session, self._peer)
-        if not met:
-            seen = "" if session.failure is not None else failures.ONE_CLIENT
-            raise connection.unmet("the greeting", deadline, seen)
-
-    async def negotiate(self, timeout: Timeout = DEFAULT) -> None:
-        """Leaves the negotiation mode, with what the server offers of what we know (``oob``).
-
-        Raises:
-            QMPCapabilitiesError: if the server refuses.
-        """
-        __tracebackhide__ = True
-        await self._negotiate(self._deadline(timeout))
-
-    async def _negotiate(self, deadline: Deadline) -> None:
-        __tracebackhide__ = True
-        offered = self.greeting.capabilities
-        arguments = {"enable": ["oob"]} if "oob" in offered else None
-        call = await self._call("qmp_capabilities", arguments, deadline)
-        refusal = failures.negotiation_refused(call, self._peer)
-        if refusal is not None:
-            raise refusal
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -248,6 +88,10 @@ class AsyncQMPClient(AsyncEventWaiter):
         if keywords:
             named = {argument_name(command, key): value for key, value in keywords.items()}
             arguments = {**arguments, **named} if arguments else named
+        elif arguments is not None and not isinstance(arguments, Mapping):
+            raise TypeError(
+                f"the arguments of {command!r} are a dict, or keywords: not {arguments!r}"
+            )
         deadline = self._deadline(timeout)
         call = await self._call(command, arguments, deadline, oob=oob, fds=fds)
         reply = call.reply or {}
@@ -316,22 +160,7 @@ class AsyncQMPClient(AsyncEventWaiter):
             results.append(refusal)
         return results
 
-    async def _call(
-        self,
-        command: str,
-        arguments: Mapping[str, Any] | None,
-        deadline: Deadline,
-        *,
-        oob: bool = False,
-        fds: Sequence[int] = (),
-    ) -> Call:
-        __tracebackhide__ = True
-        connection = self._connected()
-        calls = connection.send(lambda session: (session.call(command, arguments, oob=oob),), fds)
-        await connection.wait_for_replies(calls, deadline)
-        return calls[0]
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         command = command_name(name)
@@ -344,85 +173,72 @@ class AsyncQMPClient(AsyncEventWaiter):
         run.__doc__ = f"Executes {command}; see ``execute``."
         return run
 
-    async def _refusal(self, call: Call, deadline: Deadline) -> QMPCommandError:
-        refusal = failures.refused(call)
-        if refusal.error_class == "CommandNotFound":
-            refusal.hint = await self._did_you_mean(call.command, deadline)
-        return refusal
+    # -- the schema ------------------------------------------------------------------------------
 
-    async def _did_you_mean(self, command: str, deadline: Deadline) -> str:
-        # Only a refused command pays for this question, and never more than its own time.
-        if self._commands is None:
-            left = deadline.remaining()
-            limit = Deadline(_HINT_SECONDS if left is None else min(left, _HINT_SECONDS))
-            try:
-                reply = (await self._call("query-commands", None, limit)).reply or {}
-                self._commands = tuple(one["name"] for one in reply["return"])
-            except (QMPError, KeyError, TypeError):
-                return ""
-        return failures.unknown_command(command, self._commands, self.version)
+    async def schema(self, timeout: Timeout = DEFAULT) -> Schema:
+        """The commands, events and types of this QEMU (``query-qmp-schema``), asked for once.
 
-    # -- the connection itself -------------------------------------------------------------------
-
-    @property
-    def greeting(self) -> Greeting:
-        """What the server said first.
+        Args:
+            timeout: seconds for the whole wait.
 
         Raises:
-            QMPDisconnectedError: if there was no connection yet.
+            QMPError: as ``execute``.
         """
-        greeting = self._connection.session.greeting if self._connection else None
-        if greeting is None:
-            raise QMPDisconnectedError(f"{self._peer} has not greeted: connect first")
-        return greeting
+        __tracebackhide__ = True
+        return await self._ask_schema(self._deadline(timeout))
 
-    @property
-    def version(self) -> QMPVersion:
-        """QEMU's version, from the greeting; compares like a tuple: ``version >= (8, 0)``."""
-        return self.greeting.version
+    async def supports(self, name: str, path: str = "") -> bool:
+        """Whether this QEMU has a command or event, and a member of it.
 
-    @property
-    def connected(self) -> bool:
-        """False once either side has closed the connection, as far as was read."""
-        return self._connection is not None and self._connection.session.failure is None
+        Args:
+            name: such as ``blockdev-add``, or ``STOP``.
+            path: members from the outside in, with dots: ``file.filename``; the last one may also
+                be a value of an enum: ``driver.qcow2``.
 
-    @property
-    def transcript(self) -> list[TranscriptEntry]:
-        """The last bytes both ways: (``time.monotonic()``, ``>`` or ``<``, bytes)."""
-        return list(self._connection.session.transcript) if self._connection else []
+        Raises:
+            QMPError: as ``execute``.
+        """
+        __tracebackhide__ = True
+        return (await self.schema()).supports(name, path)
 
-    def fileno(self) -> int:
-        """The socket's descriptor."""
-        return self._connected().fileno()
+    async def _ask_schema(self, deadline: Deadline) -> Schema:
+        __tracebackhide__ = True
+        if self._schema is None:
+            # Binaries of one version and different targets have different schemas.
+            target = str((await self._returned("query-target", deadline))["arch"])
+            version = self.version
+            known = SCHEMAS.get(version, target)
+            if known is None:
+                entities = await self._returned("query-qmp-schema", deadline)
+                known = SCHEMAS.add(version, target, entities)
+            self._schema = known
+        return self._schema
 
-    def close(self) -> None:
-        """Closes the connection and stops listening. Idempotent; ends waits in other tasks."""
-        self._disconnect()
-        if self._listener is not None:
-            self._listener.close()
+    async def _returned(self, command: str, deadline: Deadline) -> Any:
+        __tracebackhide__ = True
+        call = await self._call(command, None, deadline)
+        reply = call.reply or {}
+        if "return" not in reply:
+            raise failures.refused(call)
+        return reply["return"]
 
-    async def aclose(self) -> None:
-        """The same as ``close``, for what awaits it (``contextlib.aclosing``)."""
-        self.close()
+    async def _refusal(self, call: Call, deadline: Deadline) -> QMPCommandError:
+        refusal = failures.refused(call)
+        # Only a refused command pays for the question, and never more than its own time.
+        left = deadline.remaining()
+        limit = Deadline(_HINT_SECONDS if left is None else min(left, _HINT_SECONDS))
+        try:
+            if refusal.error_class == "CommandNotFound":
+                known = await self._known_commands(limit)
+                refusal.hint = failures.unknown_command(call.command, known, self.version)
+            elif wants_schema(refusal):
+                refusal.hint = hint(refusal, await self._ask_schema(limit))
+        except (QMPError, LookupError, TypeError):
+            return refusal
+        return refusal
 
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-
-    def _explain_loss(self) -> str:
-        return self.explain_loss() if self.explain_loss is not None else ""
-
-    async def __aenter__(self) -> AsyncQMPClient:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        state = "" if self.connected else ", not connected"
-        return f"<AsyncQMPClient of {self._peer}{state}>"
+    async def _known_commands(self, deadline: Deadline) -> tuple[str, ...]:
+        if self._commands is None:
+            listed = await self._returned("query-commands", deadline)
+            self._commands = tuple(one["name"] for one in listed)
+        return self._commands

@@ -1,163 +1,275 @@
-"""Making connections under asyncio: to a server, and from one that connects to us."""
+"""How an asynchronous client gets its connection, and lets go of it."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import socket
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
-from pytest_qmp.errors import QMPConnectError, QMPTimeoutError
-from pytest_qmp.qmp.address import Address
-from pytest_qmp.qmp.aio_connection import pause, release
-from pytest_qmp.qmp.deadline import Deadline, seconds
-from pytest_qmp.qmp.transport import Listener, nobody_there, refuse_hopeless
+from pytest_qmp.errors import QMPDisconnectedError, QMPError
+from pytest_qmp.qmp import failures
+from pytest_qmp.qmp.address import AddressLike, parse_address
+from pytest_qmp.qmp.aio_connection import AsyncConnection
+from pytest_qmp.qmp.aio_transport import AsyncListener, connect_socket
+from pytest_qmp.qmp.aio_waiting import AsyncEventWaiter
+from pytest_qmp.qmp.deadline import Deadline
+from pytest_qmp.qmp.messages import Greeting, QMPVersion
+from pytest_qmp.qmp.schema import Schema
+from pytest_qmp.qmp.session import Call, Session, TranscriptEntry
+from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, Timeout
+from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE
 
-__all__ = ["AsyncListener", "connect_socket"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-_FIRST_RETRY = 0.001
-_LONGEST_RETRY = 0.05
+__all__ = ["AsyncConnectingClient"]
 
 
-class AsyncListener:
-    """Waits for a server that connects to us (QEMU with ``server=off``).
+class AsyncConnectingClient(AsyncEventWaiter):
+    """An asynchronous client that connects, is connected to, reconnects and closes.
 
     Args:
-        address: where to listen.
-
-    Raises:
-        QMPConnectError: if the address can't be listened at.
+        timeout: seconds that a wait takes at most unless a call says otherwise; None: no limit.
+        max_message_size: of a reply, in bytes.
+        max_events: how many events the history keeps.
+        peer: what messages call the server; None: ``QEMU at`` and its address.
     """
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self._listener = Listener(address)
-        self._waiting: set[asyncio.Future[None]] = set()
+    def __init__(
+        self,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_events: int = 100_000,
+        peer: str | None = None,
+    ) -> None:
+        super().__init__(timeout, max_events)
+        self._max_message_size = max_message_size
+        self._listener: AsyncListener | None = None
+        self._address: AddressLike | None = None
+        self._given_peer = peer
+        self._peer = peer or "QEMU"
+        self.explain_loss: Callable[[], str] | None = None
+        self._commands: tuple[str, ...] | None = None
+        self._schema: Schema | None = None
 
-    async def accept(self, deadline: Deadline) -> socket.socket:
-        """The next connection.
+    # -- connecting ------------------------------------------------------------------------------
+
+    @classmethod
+    async def connect(
+        cls,
+        address: AddressLike | socket.socket,
+        *,
+        timeout: Timeout = DEFAULT,
+        negotiate: bool = True,
+        **options: Any,
+    ) -> Self:
+        """Connects, reads the greeting and negotiates.
+
+        Args:
+            address: a unix path, ``unix:PATH``, ``(host, port)``, ``HOST:PORT``, or a connected
+                socket, which the client owns from here on.
+            timeout: seconds for all of it together; tries again until then while the server is
+                not there yet.
+            negotiate: False leaves out ``qmp_capabilities``; ``negotiate()`` does it later.
+            options: those of the class.
 
         Raises:
-            QMPTimeoutError: if nobody connects before the deadline.
-            QMPDisconnectedError: if it is closed, or gets closed meanwhile.
+            QMPConnectError: nobody is there, or nobody ever can be.
+            QMPTimeoutError: somebody is there but does not greet.
+            QMPProtocolError: what is there does not speak QMP.
+            QMPCapabilitiesError: the negotiation was refused.
         """
-        while True:
-            last = deadline.expired
-            try:
-                return self._listener.accept(deadline if last else Deadline(0))
-            except QMPTimeoutError:
-                if last:
-                    raise
-            await self._await_somebody(deadline)
+        __tracebackhide__ = True
+        client = cls(**options)
+        deadline = client._deadline(timeout)
+        if isinstance(address, socket.socket):
+            await client._adopt(address, deadline, negotiate)
+        else:
+            client._address = address
+            await client._connect(deadline, negotiate)
+        return client
 
-    async def _await_somebody(self, deadline: Deadline) -> None:
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        loop.add_reader(self._listener, self._wake)
-        self._waiting.add(future)
+    @classmethod
+    def listen(cls, address: AddressLike, **options: Any) -> Self:
+        """Listens for a QEMU that connects to us; ``await accept()`` then waits for it.
+
+        Raises:
+            QMPConnectError: if the address can't be listened at.
+        """
+        client = cls(**options)
+        client._address = address
+        client._listener = AsyncListener(parse_address(address))
+        return client
+
+    async def accept(self, timeout: Timeout = DEFAULT, *, negotiate: bool = True) -> Self:
+        """Waits for QEMU to connect, reads the greeting and negotiates.
+
+        Args:
+            timeout: seconds for all of it together.
+            negotiate: as in ``connect``.
+
+        Returns:
+            The client itself.
+
+        Raises:
+            QMPTimeoutError: nobody came, or did not greet.
+        """
+        __tracebackhide__ = True
+        if self._listener is None:
+            raise QMPError("accept() is for a client made by AsyncQMPClient.listen(address)")
+        deadline = self._deadline(timeout)
+        sock = await self._listener.accept(deadline)
+        self._peer = self._given_peer or f"QEMU at {self._listener.address}"
+        await self._adopt(sock, deadline, negotiate)
+        return self
+
+    async def reconnect(self, timeout: Timeout = DEFAULT) -> None:
+        """Connects anew to the same address. The history of events goes on.
+
+        Raises:
+            QMPError: if the client was made from a socket, which can't be had again; else as
+                ``connect`` does.
+        """
+        __tracebackhide__ = True
+        if self._address is None:
+            raise failures.no_address()
+        self._disconnect()
+        if self._listener is not None:
+            await self.accept(timeout)
+        else:
+            await self._connect(self._deadline(timeout), negotiate=True)
+
+    async def _connect(self, deadline: Deadline, negotiate: bool) -> None:
+        __tracebackhide__ = True
+        address = parse_address(self._address or "")
+        self._peer = self._given_peer or f"QEMU at {address}"
+        await self._adopt(await connect_socket(address, deadline), deadline, negotiate)
+
+    async def _adopt(self, sock: socket.socket, deadline: Deadline, negotiate: bool) -> None:
+        __tracebackhide__ = True
+        self._disconnect()
+        self._commands = None
+        self._schema = None
+        session = Session(self._events, self._max_message_size)
+        connection = AsyncConnection(sock, session, self._peer)
+        connection.explain_loss = self._explain_loss
+        self._connection = connection
         try:
-            await pause(future, deadline)
-        finally:
-            self._waiting.remove(future)
-            if not self._waiting and self._listener.fileno() >= 0:
-                loop.remove_reader(self._listener)
+            await self._await_greeting(connection, deadline)
+            if negotiate:
+                await self._negotiate(deadline)
+        except BaseException:
+            connection.close()
+            raise
 
-    def _wake(self) -> None:
-        for future in self._waiting:
-            release(future)
+    async def _await_greeting(self, connection: AsyncConnection, deadline: Deadline) -> None:
+        __tracebackhide__ = True
+        session = connection.session
+        met = await connection.wait(
+            lambda: session.greeting is not None or session.stray is not None, deadline
+        )
+        if session.stray is not None:
+            raise failures.stray_instead_of_greeting(session, self._peer)
+        if not met:
+            seen = "" if session.failure is not None else failures.ONE_CLIENT
+            raise connection.unmet("the greeting", deadline, seen)
+
+    async def negotiate(self, timeout: Timeout = DEFAULT) -> None:
+        """Leaves the negotiation mode, with what the server offers of what we know (``oob``).
+
+        Raises:
+            QMPCapabilitiesError: if the server refuses.
+        """
+        __tracebackhide__ = True
+        await self._negotiate(self._deadline(timeout))
+
+    async def _negotiate(self, deadline: Deadline) -> None:
+        __tracebackhide__ = True
+        offered = self.greeting.capabilities
+        arguments = {"enable": ["oob"]} if "oob" in offered else None
+        call = await self._call("qmp_capabilities", arguments, deadline)
+        refusal = failures.negotiation_refused(call, self._peer)
+        if refusal is not None:
+            raise refusal
+
+    async def _call(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None,
+        deadline: Deadline,
+        *,
+        oob: bool = False,
+        fds: Sequence[int] = (),
+    ) -> Call:
+        __tracebackhide__ = True
+        connection = self._connected()
+        calls = connection.send(lambda session: (session.call(command, arguments, oob=oob),), fds)
+        await connection.wait_for_replies(calls, deadline)
+        return calls[0]
+
+    # -- the connection itself -------------------------------------------------------------------
+
+    @property
+    def greeting(self) -> Greeting:
+        """What the server said first.
+
+        Raises:
+            QMPDisconnectedError: if there was no connection yet.
+        """
+        greeting = self._connection.session.greeting if self._connection else None
+        if greeting is None:
+            raise QMPDisconnectedError(f"{self._peer} has not greeted: connect first")
+        return greeting
+
+    @property
+    def version(self) -> QMPVersion:
+        """QEMU's version, from the greeting; compares like a tuple: ``version >= (8, 0)``."""
+        return self.greeting.version
+
+    @property
+    def connected(self) -> bool:
+        """False once either side has closed the connection, as far as was read."""
+        return self._connection is not None and self._connection.session.failure is None
+
+    @property
+    def transcript(self) -> list[TranscriptEntry]:
+        """The last bytes both ways: (``time.monotonic()``, ``>`` or ``<``, bytes)."""
+        return list(self._connection.session.transcript) if self._connection else []
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._connected().fileno()
 
     def close(self) -> None:
-        """Stops listening, ends waits and removes the unix socket's file. Idempotent."""
-        if self._listener.fileno() >= 0:
-            for future in self._waiting:
-                future.get_loop().remove_reader(self._listener)
-        self._wake()
-        self._listener.close()
+        """Closes the connection and stops listening. Idempotent; ends waits in other tasks."""
+        self._disconnect()
+        if self._listener is not None:
+            self._listener.close()
 
+    async def aclose(self) -> None:
+        """The same as ``close``, for what awaits it (``contextlib.aclosing``)."""
+        self.close()
 
-async def connect_socket(address: Address, deadline: Deadline) -> socket.socket:
-    """Connects, trying again while the server is not there yet.
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
-    Args:
-        address: where.
-        deadline: of all tries together.
+    def _explain_loss(self) -> str:
+        return self.explain_loss() if self.explain_loss is not None else ""
 
-    Raises:
-        QMPConnectError: at once when no retry can help, else at the deadline.
-    """
-    family, sockaddr = await _resolve(address, deadline)
-    retry = _FIRST_RETRY
-    while True:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            await _connect(sock, sockaddr, deadline)
-            if family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
-        except OSError as error:
-            sock.close()
-            refuse_hopeless(address, error)
-            left = deadline.remaining()
-            if left is not None and left <= 0:
-                raise nobody_there(address, error, deadline) from error
-            # There is no descriptor to wait on for a socket that does not exist yet.
-            await asyncio.sleep(retry if left is None else min(retry, left))
-            retry = min(retry * 2, _LONGEST_RETRY)
-        except BaseException:
-            sock.close()
-            raise
+    async def __aenter__(self) -> Self:
+        return self
 
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
-async def _connect(
-    sock: socket.socket, sockaddr: str | tuple[str, int], deadline: Deadline
-) -> None:
-    # Not loop.sock_connect: it takes a unix socket whose queue is full for connected.
-    try:
-        sock.connect(sockaddr)
-    except BlockingIOError:
-        if sock.family == socket.AF_UNIX:
-            raise
-    else:
-        return
-    loop = asyncio.get_running_loop()
-    future = loop.create_future()
-    loop.add_writer(sock, release, future)
-    try:
-        await pause(future, deadline)
-    finally:
-        loop.remove_writer(sock)
-    error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if error:
-        raise OSError(error, os.strerror(error))
-    try:
-        sock.getpeername()
-    except OSError:
-        raise TimeoutError("timed out") from None
-
-
-async def _resolve(
-    address: Address, deadline: Deadline
-) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
-    if address.path is not None or _is_numeric(address.host):
-        return address.sockaddr()
-    # Asking a name server blocks, which would stop every task of the loop.
-    asked = asyncio.get_running_loop().run_in_executor(None, address.sockaddr)
-    try:
-        await asyncio.wait([asked], timeout=deadline.remaining())
-    finally:
-        if not asked.done():
-            asked.cancel()
-    if asked.cancelled():
-        raise QMPConnectError(
-            f"can't connect to {address}: its host name was not resolved within "
-            f"{seconds(deadline.timeout)}. Give the host's address as a number"
-        )
-    return asked.result()
-
-
-def _is_numeric(host: str | None) -> bool:
-    try:
-        socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
-    except OSError:
-        return False
-    return True
+    def __repr__(self) -> str:
+        state = "" if self.connected else ", not connected"
+        return f"<{type(self).__name__} of {self._peer}{state}>"

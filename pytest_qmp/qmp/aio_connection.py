@@ -17,7 +17,7 @@ from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.events import EventLog
 from pytest_qmp.qmp.session import Call, Session
-from pytest_qmp.qmp.transport import require_passable, send_queued
+from pytest_qmp.qmp.transport import require_connected, require_passable, send_queued
 
 __all__ = ["AsyncConnection", "pause", "release"]
 
@@ -35,9 +35,13 @@ class AsyncConnection:
         sock: a connected stream socket; the connection owns it from here on.
         session: what the bytes mean.
         peer: who is at the other end, for messages.
+
+    Raises:
+        QMPConnectError: if the socket is not connected.
     """
 
     def __init__(self, sock: socket.socket, session: Session, peer: str) -> None:
+        require_connected(sock)
         sock.setblocking(False)
         self.session = session
         self.peer = peer
@@ -48,7 +52,8 @@ class AsyncConnection:
         self._outbox: deque[Call] = deque()
         self._writing = False
         self._replies: dict[Call, asyncio.Future[None]] = {}
-        self._watchers: set[asyncio.Future[None]] = set()
+        # A dict for its order: who waited first is told first.
+        self._watchers: dict[asyncio.Future[None], None] = {}
         self._loop.add_reader(sock, self._read)
 
     def fileno(self) -> int:
@@ -211,11 +216,11 @@ class AsyncConnection:
                 self.poll()
                 return ready()
             future = self._loop.create_future()
-            self._watchers.add(future)
+            self._watchers[future] = None
             try:
                 await pause(future, deadline)
             finally:
-                self._watchers.discard(future)
+                del self._watchers[future]
             looked = True
         return True
 

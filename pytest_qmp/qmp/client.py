@@ -10,7 +10,7 @@ from pytest_qmp.errors import QMPCommandError, QMPError
 from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.connecting import ConnectingClient
 from pytest_qmp.qmp.deadline import Deadline
-from pytest_qmp.qmp.hints import SchemaCache, hint, wants_schema
+from pytest_qmp.qmp.hints import SCHEMAS, hint, wants_schema
 from pytest_qmp.qmp.messages import argument_name, command_name
 from pytest_qmp.qmp.pipeline import PipelineItem, pipeline_calls
 from pytest_qmp.qmp.schema import Schema
@@ -21,9 +21,6 @@ __all__ = ["QMPClient"]
 
 
 _HINT_SECONDS = 2.0
-
-
-_schemas = SchemaCache()
 
 
 class QMPClient(ConnectingClient):
@@ -195,8 +192,8 @@ class QMPClient(ConnectingClient):
         if self._schema is None:
             # Binaries of one version and different targets have different schemas.
             target = str(self._returned("query-target", deadline)["arch"])
-            known = _schemas.get(self.version, target)
-            self._schema = known or _schemas.add(
+            known = SCHEMAS.get(self.version, target)
+            self._schema = known or SCHEMAS.add(
                 self.version, target, self._returned("query-qmp-schema", deadline)
             )
         return self._schema

@@ -11,7 +11,7 @@ from pytest_qmp.errors import QMPCommandError
 from pytest_qmp.qmp.messages import QMPVersion
 from pytest_qmp.qmp.schema import EnumType, Member, ObjectType, Schema
 
-__all__ = ["SchemaCache", "hint", "wants_schema"]
+__all__ = ["SCHEMAS", "SchemaCache", "hint", "wants_schema"]
 
 _UNEXPECTED = re.compile(r"Parameter '([^']+)' is unexpected")
 _MISSING = re.compile(r"Parameter '([^']+)' is missing")
@@ -34,6 +34,9 @@ class SchemaCache:
     ) -> Schema:
         """Keeps what ``query-qmp-schema`` returned."""
         return self._schemas.setdefault((version, target), Schema(entities))
+
+
+SCHEMAS = SchemaCache()  #: of every client of this process
 
 
 def wants_schema(refusal: QMPCommandError) -> bool:

@@ -9,7 +9,7 @@ from pytest_qmp.qmp.session import Call, Session
 
 __all__ = ["PipelineItem", "pipeline_calls"]
 
-PipelineItem = str | tuple[str, Mapping[str, Any]] | Mapping[str, Any]
+PipelineItem = str | tuple[str, Mapping[str, Any] | None] | Mapping[str, Any]
 
 _COMMAND_MEMBERS = {"execute", "exec-oob", "arguments"}
 
@@ -39,7 +39,12 @@ def _call(session: Session, item: PipelineItem) -> Call:
             name = item["exec-oob" if oob else "execute"]
             return session.call(name, item.get("arguments"), oob=oob)
         return session.raw_call(item)
-    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+    if (
+        isinstance(item, tuple)
+        and len(item) == 2
+        and isinstance(item[0], str)
+        and (item[1] is None or isinstance(item[1], Mapping))
+    ):
         return session.call(item[0], item[1])
     raise TypeError(
         f"{item!r} is no command for a pipeline: give a name, (name, arguments), or a dict as "
