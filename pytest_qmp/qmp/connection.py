@@ -18,6 +18,10 @@ from pytest_qmp.qmp.transport import SocketTransport
 
 __all__ = ["BlockingConnection"]
 
+# A signal that comes just before a thread goes to sleep does not wake it: Python looks for it
+# when the thread wakes.
+_LONGEST_SLEEP = 0.5
+
 
 class BlockingConnection:
     """Sends and waits, from any number of threads.
@@ -45,6 +49,9 @@ class BlockingConnection:
         self._reader: int | None = None
         self._bells: list[SimpleQueue[None]] = []
         self._busy = False
+        # Handlers of signals run in the main thread, in the middle of whatever it does.
+        self._main = threading.main_thread().ident
+        self._depth = 0
 
     def fileno(self) -> int:
         """The socket's descriptor, -1 once closed."""
@@ -142,9 +149,18 @@ class BlockingConnection:
         Returns:
             True if it holds; False at the deadline, or when the connection is over.
         """
+        me = threading.get_ident()
+        depth = self._depth
+        if me == self._main:
+            self._depth = depth + 1
         try:
-            return self._wait(ready, deadline)
+            return self._wait(me, ready, deadline)
         finally:
+            if me == self._main:
+                self._depth = depth
+                if depth:
+                    # A signal handler's: the wait that it interrupted has news, too.
+                    self._transport.wake()
             if self._bells:
                 # Somebody else has to read now. Twice, because an interrupt may cut it short.
                 try:
@@ -153,8 +169,7 @@ class BlockingConnection:
                     self._ring()
                     raise
 
-    def _wait(self, ready: Callable[[], bool], deadline: Deadline) -> bool:
-        me = threading.get_ident()
+    def _wait(self, me: int, ready: Callable[[], bool], deadline: Deadline) -> bool:
         transport = self._transport
         looked = False
         backlog: int | None = None
@@ -183,19 +198,19 @@ class BlockingConnection:
                         self._reader = me
                         reads = True
                 if bell is None:
-                    transport.wait(deadline)
+                    transport.wait(deadline, _LONGEST_SLEEP)
                     if backlog is not None:
                         read = sum(len(data) for (data,) in transport.inbox)
                         backlog = backlog - read if read else 0
                 else:
                     with suppress(Empty):
-                        bell.get(timeout=deadline.remaining())
+                        left = deadline.remaining()
+                        bell.get(
+                            timeout=_LONGEST_SLEEP if left is None else min(left, _LONGEST_SLEEP)
+                        )
             finally:
                 if reads:
                     self._reader = me if nested else None
-                    if nested:
-                        # The wait that this one interrupted has news, too.
-                        transport.wake()
                 elif bell is not None and bell in self._bells:
                     self._bells.remove(bell)
             looked = True

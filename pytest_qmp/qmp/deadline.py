@@ -35,10 +35,14 @@ class Deadline:
         """Seconds left, never below 0; None where there is no limit."""
         return None if self.at is None else max(0.0, self.at - time.monotonic())
 
-    def poll_milliseconds(self) -> int | None:
-        """What is left for ``poll()``, rounded up so that it never wakes early and spins."""
-        left = self.remaining()
-        return None if left is None else min(math.ceil(left * 1000), 2**31 - 1)
+    def poll_milliseconds(self, longest: float = math.inf) -> int | None:
+        """What is left for ``poll()``, rounded up so that it never wakes early and spins.
+
+        Args:
+            longest: seconds that it may be at most.
+        """
+        left = longest if self.at is None else min(self.at - time.monotonic(), longest)
+        return None if left == math.inf else min(max(math.ceil(left * 1000), 0), 2**31 - 1)
 
     @property
     def expired(self) -> bool:

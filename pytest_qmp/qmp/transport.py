@@ -6,6 +6,7 @@ import array
 import errno
 import fcntl
 import io
+import math
 import os
 import select
 import socket
@@ -75,8 +76,13 @@ class SocketTransport:
         poll.register(self._wake_fd, select.POLLIN)
         return poll
 
-    def wait(self, deadline: Deadline) -> None:
-        """Waits until bytes came, were sent, the peer left, the deadline, or a wake-up."""
+    def wait(self, deadline: Deadline, longest: float = math.inf) -> None:
+        """Waits until bytes came, were sent, the peer left, the deadline, or a wake-up.
+
+        Args:
+            deadline: of the whole wait.
+            longest: seconds after which this returns in any case.
+        """
         mask = select.POLLIN | select.POLLOUT if self.outbox else select.POLLIN
         nested = self._polling
         if nested:
@@ -89,7 +95,7 @@ class SocketTransport:
                 poll.modify(self.sock, mask)
         try:
             self._polling = True
-            ready = poll.poll(deadline.poll_milliseconds())
+            ready = poll.poll(deadline.poll_milliseconds(longest))
         finally:
             self._polling = nested
         if self.closed:

@@ -34,7 +34,17 @@ class MessageReader:
             one can't take all memory.
     """
 
-    __slots__ = ("_balance", "_chunks", "_error", "_limit", "_ready", "_scanner", "_size")
+    __slots__ = (
+        "_balance",
+        "_chunks",
+        "_error",
+        "_limit",
+        "_probe",
+        "_probed",
+        "_ready",
+        "_scanner",
+        "_size",
+    )
 
     def __init__(self, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
         self._limit = max_message_size
@@ -43,6 +53,8 @@ class MessageReader:
         self._size = 0
         self._balance = 0
         self._scanner: _BracketScanner | None = None
+        self._probe: _BracketScanner | None = None
+        self._probed = 0
         self._error: QMPProtocolError | None = None
 
     @property
@@ -93,6 +105,7 @@ class MessageReader:
         del self._chunks[kept:]
         if self._scanner is not None:
             self._scanner.restore(state)
+        self._probe = None
         self._ready = []
         self._error = None
 
@@ -148,17 +161,23 @@ class MessageReader:
         # braces in texts count here, too, so a short one is looked at in any case.
         self._balance += data.count(b"{") - data.count(b"}")
         if data.rstrip()[-1:] == b"}" and (self._balance == 0 or self._size <= _SHORT):
-            pending = b"".join(self._chunks)
-            self._drop_pending()
-            # It goes on with the brackets if these were not the end: nothing is read twice.
-            self._scanner = _BracketScanner()
-            self._scan(pending)
+            if self._probe is None:
+                self._probe, self._probed = _BracketScanner(), 0
+            probe = self._probe
+            # Nothing is looked at twice.
+            whole, rest = probe.feed(b"".join(self._chunks[self._probed :]))
+            self._probed = len(self._chunks)
+            if whole:
+                self._drop_pending()
+                self._deliver(probe, whole, rest)
 
     def _scan(self, data: bytes) -> None:
         scanner = self._scanner
         if scanner is None:
             return
-        whole, rest = scanner.feed(data)
+        self._deliver(scanner, *scanner.feed(data))
+
+    def _deliver(self, scanner: _BracketScanner, whole: list[bytes], rest: bytes) -> None:
         for message in whole:
             if len(message) > self._limit:
                 self._scanner = None
@@ -171,6 +190,12 @@ class MessageReader:
             self._scanner = None
             if rest.strip():
                 self._cut_lines(rest)
+        elif whole and b"\n" not in scanner.partial:
+            # The message for which brackets were counted is over: lines are quicker.
+            self._scanner = None
+            self._keep(scanner.partial)
+        else:
+            self._scanner = scanner
 
     def _refuse_garbage(self, data: bytes) -> None:
         start = data.lstrip()[:1]
@@ -191,6 +216,7 @@ class MessageReader:
         self._chunks = []
         self._size = 0
         self._balance = 0
+        self._probe = None
 
 
 class _BracketScanner:

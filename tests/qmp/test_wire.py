@@ -223,6 +223,24 @@ def test_no_stream_takes_more_than_linear_time(piece: bytes) -> None:
     assert large < 30 * small + 0.05
 
 
+def test_a_storm_of_events_stays_quick_at_any_split() -> None:
+    storm = event("BLOCK_JOB_READY", {"device": "drive0", "len": 1000}) * 4000
+
+    def seconds(step: int) -> float:
+        session = Session(EventLog())
+        began = time.thread_time()
+        for place in range(0, len(storm), step):
+            session.receive(storm[place : place + step])
+        assert len(session.events) == 4000
+        return time.thread_time() - began
+
+    seconds(65536)
+    quick = min(seconds(65536) for _ in range(5))
+    # Some of these splits leave a piece that ends in a bracket, and looks whole for a moment.
+    for step in (65536 - 64, 65536 - 65, 65536 - 66, 60001, 1 << 17):
+        assert min(seconds(step) for _ in range(3)) < 8 * quick + 0.005, step
+
+
 def test_a_transcript_of_a_greeting_is_understood() -> None:
     session = Session(EventLog())
     session.receive(event("RESUME") + GREETING_LINE[:20])

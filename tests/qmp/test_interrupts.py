@@ -1,0 +1,319 @@
+"""Ctrl-C, alarms and other handlers that raise: the client stays usable, and loses nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import pytest
+
+from pytest_qmp.errors import QMPDisconnectedError, QMPError, QMPTimeoutError
+from pytest_qmp.qmp.client import QMPClient
+
+from .conftest import Connect, InThread
+from .interrupts import called_at, interrupted_at, points_of
+from .peer import LIMIT, Peer, event
+
+
+class AlarmError(Exception):
+    """Raised by the tests' signal handler."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[[float], None]]:
+    """A timer whose handler raises; ``alarm(0)`` stops it."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise AlarmError
+
+    before = signal.signal(signal.SIGALRM, handler)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds) and None
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def strike(number: signal.Signals) -> None:
+    """Sends the main thread a signal, from another."""
+    ident = threading.main_thread().ident
+    assert ident is not None
+    signal.pthread_kill(ident, number)
+
+
+class Answering:
+    """A script that answers each command with its arguments, after an event with a number."""
+
+    def __init__(self, events: int = 1) -> None:
+        self.sent = 0
+        self._events = events
+
+    def __call__(self, peer: Peer) -> None:
+        while True:
+            try:
+                request = peer.request().message
+            except AssertionError:  # the client has left
+                peer.close()
+                return
+            numbers = range(self.sent, self.sent + self._events)
+            self.sent += self._events
+            with contextlib.suppress(BrokenPipeError):
+                peer.send(*(event("E", {"n": n}) for n in numbers))
+                peer.reply(request, request.get("arguments"))
+
+
+def assert_sound(client: QMPClient, peer: Answering, place: str) -> None:
+    """The next call gets its own reply, and each event is there once."""
+    try:
+        for call in ("one", "two"):
+            assert client.execute("query-check", call=call) == {"call": call}
+        numbers = [one.data["n"] for one in client.events]
+        assert numbers == list(range(client.events.total))
+        assert client.events.total == peer.sent
+        assert not client._connection._bells  # type: ignore[union-attr]
+    except (AssertionError, QMPError) as error:
+        raise AssertionError(f"after an interrupt at {place}: {error}") from error
+
+
+@pytest.mark.parametrize(("events", "pretty"), [(1, False), (4, False), (1, True)])
+def test_a_command_may_be_interrupted_anywhere(
+    connect: Connect, events: int, pretty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pretty:
+        monkeypatch.setattr("tests.qmp.peer.line", pretty_line)
+    peer = Answering(events)
+    client = connect(peer)
+
+    def action() -> None:
+        assert client.execute("query-it", x=1) == {"x": 1}
+
+    points = points_of(action)
+    assert points > 50
+    struck = 0
+    for point in range(points + 20):
+        place = interrupted_at(point, action)
+        struck += bool(place)
+        assert_sound(client, peer, place)
+    assert struck > points / 2
+
+
+def pretty_line(message: object) -> bytes:
+    import json
+
+    return json.dumps(message, indent=4).encode() + b"\r\n"
+
+
+def test_a_wait_for_an_event_may_be_interrupted_anywhere(connect: Connect) -> None:
+    peer = Answering()
+    client = connect(peer)
+    taken: list[int] = []
+
+    def action() -> None:
+        taken.append(client.wait_for_event("E", lambda event: event.data["n"] >= 0).data["n"])
+
+    client.execute("query-more")
+    points = points_of(action)
+    for point in range(points + 10):
+        client.execute("query-more")
+        place = interrupted_at(point, action)
+        assert client.execute("query-check", x=1) == {"x": 1}, place
+        while len(taken) < peer.sent:
+            # What the interrupted wait did not return is there for the next.
+            taken.append(client.wait_for_event("E", timeout=0).data["n"])
+    assert sorted(taken) == list(range(peer.sent))
+
+
+def test_a_look_at_the_events_may_be_interrupted_anywhere(connect: Connect) -> None:
+    peer = Answering()
+    client = connect(peer, max_events=100_000)
+    points = points_of(lambda: client.events)
+    for point in range(points + 5):
+        assert_sound(client, peer, interrupted_at(point, lambda: client.events))
+
+
+def test_a_large_command_may_be_interrupted_anywhere(connect: Connect) -> None:
+    peer = Answering()
+    client = connect(peer)
+    data = "x" * 300_000
+
+    def action() -> None:
+        assert client.execute("object-add", data=data) == {"data": data}
+
+    points = points_of(action)
+    for point in range(0, points, max(1, points // 60)):
+        assert_sound(client, peer, interrupted_at(point, action))
+
+
+def test_an_interrupted_reader_hands_over(connect: Connect, in_thread: InThread) -> None:
+    peer = Answering()
+    client = connect(peer)
+
+    def action() -> None:
+        client.execute("query-it", x=1)
+
+    points = points_of(action)
+    done = threading.Event()
+
+    def collect() -> int:
+        count = 0
+        while not done.is_set() or count < peer.sent:
+            with contextlib.suppress(QMPTimeoutError):
+                client.wait_for_event("E", timeout=None if not done.is_set() else 0.5)
+                count += 1
+        return count
+
+    collecting = in_thread(collect)
+    for point in range(0, points + 50, 2):
+        place = interrupted_at(point, action)
+        began = time.monotonic()
+        assert client.execute("query-check", n=point) == {"n": point}, place
+        assert time.monotonic() - began < LIMIT / 2, place
+    done.set()
+    client.execute("query-last")
+    assert collecting.result() == peer.sent
+
+
+def test_real_signals_at_random_moments(connect: Connect, alarm: Callable[[float], None]) -> None:
+    peer = Answering(3)
+    client = connect(peer)
+    moments = random.Random(7)
+    struck = 0
+    for number in range(600):
+        try:
+            alarm(moments.uniform(1e-5, 4e-4))
+            while True:
+                client.execute("query-it", x=number)
+                client.wait_for_event("E")
+        except AlarmError:
+            struck += 1
+        if number % 10 == 0:
+            assert_sound(client, peer, f"alarm {number}")
+    assert struck == 600
+    assert_sound(client, peer, "the last alarm")
+
+
+@pytest.mark.parametrize("what", ["reply", "event"])
+def test_ctrl_c_in_the_middle_of_a_wait(connect: Connect, what: str) -> None:
+    asked = threading.Event()
+
+    def script(peer: Peer) -> None:
+        for number in range(10):
+            request = peer.expect("query-slow") if what == "reply" else None
+            asked.set()
+            peer.wait(interrupted)
+            interrupted.clear()
+            if request is not None:
+                peer.reply(request, "late")
+            peer.answer("query-status", number)
+
+    interrupted = threading.Event()
+    client = connect(script)
+
+    def press() -> None:
+        assert asked.wait(LIMIT)
+        asked.clear()
+        strike(signal.SIGINT)
+
+    for number in range(10):
+        pressing = threading.Thread(target=press)
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            pressing.start()
+            if what == "reply":
+                client.execute("query-slow", timeout=LIMIT)
+            client.wait_for_event("NEVER", timeout=LIMIT)
+        pressing.join()
+        interrupted.set()
+        assert client.query_status() == number
+
+
+def test_an_alarm_ends_the_wait_for_a_server(
+    alarm: Callable[[float], None], tmp_path: object
+) -> None:
+    alarm(0.1)
+    began = time.monotonic()
+    with pytest.raises(AlarmError):
+        QMPClient.connect(f"{tmp_path}/never", timeout=LIMIT)
+    assert time.monotonic() - began < LIMIT / 2
+
+
+def test_a_handler_may_use_the_client_while_it_waits(connect: Connect) -> None:
+    def script(peer: Peer) -> None:
+        slow = peer.expect("query-slow")
+        asked.set()
+        fast = peer.expect("query-fast")
+        peer.reply(slow, "slow")
+        peer.reply(fast, "fast")
+
+    asked = threading.Event()
+    client = connect(script)
+    seen: list[object] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        seen.append(client.query_fast())
+
+    def press() -> None:
+        assert asked.wait(LIMIT)
+        # Between a command and its bookkeeping it would be refused, see the next test.
+        while not client._connection._transport._polling:  # type: ignore[union-attr]
+            time.sleep(0.001)
+        strike(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        threading.Thread(target=press).start()
+        began = time.monotonic()
+        assert client.query_slow() == "slow"
+        assert time.monotonic() - began < LIMIT / 2
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == ["fast"]
+
+
+def test_a_handler_may_use_the_client_anywhere_or_is_told(connect: Connect) -> None:
+    peer = Answering()
+    client = connect(peer)
+    nested: list[object] = []
+
+    def use() -> None:
+        try:
+            nested.append(client.execute("query-nested", x=2))
+        except QMPError as error:
+            nested.append(str(error))
+
+    def action() -> None:
+        assert client.execute("query-it", x=1) == {"x": 1}
+
+    points = points_of(action)
+    for point in range(points + 5):
+        place = called_at(point, action, use)
+        assert_sound(client, peer, place)
+    told = [one for one in nested if one != {"x": 2}]
+    assert len(nested) - len(told) > points / 4
+    assert told
+    assert all("raise out of the handler" in str(one) for one in told)
+
+
+def test_a_handler_may_close_the_client_while_it_waits(connect: Connect) -> None:
+    def script(peer: Peer) -> None:
+        peer.expect("query-slow")
+        asked.set()
+
+    asked = threading.Event()
+    client = connect(script)
+
+    def press() -> None:
+        assert asked.wait(LIMIT)
+        strike(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: client.close())
+    try:
+        threading.Thread(target=press).start()
+        began = time.monotonic()
+        with pytest.raises(QMPDisconnectedError, match="closed here"):
+            client.query_slow()
+        assert time.monotonic() - began < LIMIT / 2
+    finally:
+        signal.signal(signal.SIGUSR1, before)
