@@ -86,6 +86,23 @@ class AsyncPeer:
         self.sock.close()
 
 
+class Listening:
+    """A listening socket, and the peers that it takes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.listen(8)
+        sock.setblocking(False)
+        self.sock = sock
+
+    async def accept(self) -> AsyncPeer:
+        return AsyncPeer((await asyncio.get_running_loop().sock_accept(self.sock))[0])
+
+    async def serve(self, script: Callable[[AsyncPeer], Awaitable[None]]) -> None:
+        peer = await self.accept()
+        await script(peer)
+        peer.close()
+
+
 @asynccontextmanager
 async def connection(**options: Any) -> AsyncIterator[tuple[AsyncQMPClient, AsyncPeer]]:
     """A client and its peer, negotiated."""
