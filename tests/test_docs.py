@@ -187,7 +187,7 @@ def test_settings_in_the_markdown_are_accepted(
     assert found
     for body in found:
         (pytester.path / file).write_text(body)
-        result = pytester.runpytest("--strict-config", "-p", "no:cacheprovider", "-p", "no:asyncio")
+        result = pytester.runpytest_subprocess("--strict-config", "-p", "no:cacheprovider", "-p", "no:asyncio")
         assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
@@ -268,7 +268,7 @@ def test_reference_names_every_option() -> None:
 
 
 def test_reference_names_every_fixture(pytester: pytest.Pytester) -> None:
-    shown = pytester.runpytest("--fixtures", "-p", "no:asyncio").stdout.str()
+    shown = pytester.runpytest_subprocess("--fixtures", "-p", "no:asyncio").stdout.str()
     fixtures = set(re.findall(r"^(qmp_\w+)", shown, re.MULTILINE))
     assert "qmp_vm" in fixtures
     assert not lacking(fixtures, reference("fixtures"))

@@ -301,7 +301,10 @@ def test_oob_is_taken_where_it_is_offered(play: Play) -> None:
 
     def script(peer: Peer) -> None:
         peer.send({"QMP": {**GREETING["QMP"], "capabilities": ["oob", "future"]}})
-        seen.append(peer.answer("qmp_capabilities"))
+        # Kept before it is answered: the client looks as soon as it has the reply.
+        request = peer.expect("qmp_capabilities")
+        seen.append(request)
+        peer.reply(request, {})
 
     client = QMPClient.connect(play(script), timeout=LIMIT)
     assert client.greeting.capabilities == ("oob", "future")
