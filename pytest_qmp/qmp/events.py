@@ -116,6 +116,11 @@ class EventMatcher:
                 return True
         return False
 
+    def may_be_among(self, events: Sequence[bytes | QMPEvent]) -> bool:
+        """False if none of them can be one of the names, found without a look at each."""
+        raw = [event for event in events if isinstance(event, bytes)]
+        return len(raw) < len(events) or self.accepts_raw(b"\n".join(raw))
+
     def accepts(self, event: QMPEvent) -> bool:
         """True if it is one of the names and fits."""
         if event.name not in self.names:
@@ -166,6 +171,12 @@ class EventLog(Sequence[QMPEvent]):
         # In this order no signal handler can come between: Python looks for signals after calls.
         self.total += 1
         self._kept.append(event)
+
+    def extend(self, events: Sequence[bytes]) -> None:
+        """Adds several, as they came."""
+        count = len(events)
+        self.total += count
+        self._kept.extend(events)
 
     def rewind(self, total: int) -> None:
         """Forgets the newest events, until so many are left."""
@@ -219,6 +230,8 @@ class EventLog(Sequence[QMPEvent]):
         # From the end, where a wait looks: a deque reaches its middle slowly.
         newest = list(islice(reversed(self._kept), count))
         newest.reverse()
+        if count > 1 and not matcher.may_be_among(newest):
+            return None
         for number, event in enumerate(newest, self.total - count):
             if isinstance(event, bytes) and not matcher.accepts_raw(event):
                 continue

@@ -21,6 +21,8 @@ __all__ = ["Call", "Session", "TranscriptEntry"]
 
 _MISSING = object()
 _scan_json = json.JSONDecoder().raw_decode
+_LARGE_READ = 4096
+_TRANSCRIPT_BYTES = 1024 * 1024
 
 TranscriptEntry = tuple[float, str, bytes]
 SessionCheckpoint = tuple[
@@ -33,6 +35,10 @@ SessionCheckpoint = tuple[
     bool,
     QMPError | None,
 ]
+
+
+def _size(entry: TranscriptEntry) -> int:
+    return len(entry[2])
 
 
 class Call:
@@ -206,9 +212,21 @@ class Session:
                 self._receive_messages(messages)
         except QMPProtocolError as error:
             self.end(error)
-        self.transcript.append((self.last_received, "<", data))
+        self._record(self.last_received, data)
+
+    def _record(self, moment: float, data: bytes) -> None:
+        transcript = self.transcript
+        transcript.append((moment, "<", data))
+        if len(data) > _LARGE_READ:
+            # A flood is not worth its weight.
+            while len(transcript) > 1 and sum(map(_size, transcript)) > _TRANSCRIPT_BYTES:
+                transcript.popleft()
 
     def _receive_messages(self, messages: list[bytes]) -> None:
+        if len(messages) > 1 and all([raw.startswith(EVENT_PREFIX) for raw in messages]):  # noqa: C419
+            # A flood: one by one, or from a generator, they would take half as long again.
+            self.events.extend(messages)
+            return
         keep_event = self.events.append
         for number, raw in enumerate(messages):
             if raw.startswith(EVENT_PREFIX):

@@ -11,9 +11,13 @@ __all__ = ["DEFAULT_MAX_MESSAGE_SIZE", "Checkpoint", "MessageReader", "show_byte
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024
 
+_EVENT_START = b'{"timestamp": {"seconds": '
+_EVENT_END = b"}\r\n"
 _SHORT = 65536
 _LINE_END = len(b"\r\n")
 _OUTSIDE_STRING = re.compile(rb'[{}\[\]"]')
+# Quicker over a long stretch than a search for these bytes.
+_has_two_on_a_line = re.compile(rb"\}[ \t\r]*\{").search
 _INSIDE_STRING = re.compile(rb'["\\]')
 
 _ScannerCheckpoint = tuple[int, bool, bool, list[bytes], int, int]
@@ -137,12 +141,15 @@ class MessageReader:
             self._drop_pending()
         lines = data.split(b"\n")
         tail = lines.pop()
-        plain = len(data) <= self._limit and b"}{" not in data
+        plain = len(data) <= self._limit and not _has_two_on_a_line(data)
+        if plain and _all_closed(data[: len(data) - len(tail)], len(lines)):
+            self._ready.extend(lines)
+            lines = []
         for number, line in enumerate(lines):
             if (
                 line[:1] == b"{"
                 and (line[-2:] == b"}\r" or line[-1:] == b"}")
-                and (plain or (len(line) <= self._limit and b"}{" not in line))
+                and (plain or (len(line) <= self._limit and not _has_two_on_a_line(line)))
             ):
                 self._ready.append(line)
             elif line.strip():
@@ -292,6 +299,15 @@ class _BracketScanner:
         self._parts.append(data[start:])
         self.size += len(data) - start
         return whole, b""
+
+
+def _all_closed(data: bytes, count: int) -> bool:
+    """True if data is so many lines as QEMU writes events, found without a look at each."""
+    return (
+        data.startswith(_EVENT_START)
+        and data.endswith(_EVENT_END)
+        and data.count(_EVENT_END + _EVENT_START) == count - 1
+    )
 
 
 def show_bytes(data: bytes, limit: int = 120) -> str:

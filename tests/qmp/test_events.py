@@ -11,6 +11,7 @@ import pytest
 
 from pytest_qmp.errors import QMPDisconnectedError, QMPError, QMPTimeoutError
 from pytest_qmp.qmp.events import EventLog, EventMatcher, QMPEvent, partial_match
+from pytest_qmp.qmp.session import Session
 
 from .conftest import Connect, InThread
 from .peer import LIMIT, Peer, event, steps
@@ -390,3 +391,41 @@ def test_looking_back_over_a_long_history_is_quick_when_events_trickle(
         return time.thread_time() - began
 
     assert seconds(100_000) < 20 * seconds(1_000) + 0.02
+
+
+# -- a flood ---------------------------------------------------------------------------------------
+
+
+def test_a_flood_is_kept_whole_and_in_order_at_any_split() -> None:
+    line = b'{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "%s", "data": {"n": %d}}\r\n'
+    stream = b"".join(line % (b"STOP" if n % 7 else b"RESUME", n) for n in range(500))
+    for size in (1, 100, 4096, len(stream)):
+        log = EventLog()
+        session = Session(log)
+        for start in range(0, len(stream), size):
+            session.receive(stream[start : start + size])
+        assert [event.data["n"] for event in log] == list(range(500))
+        found = log.find(EventMatcher("RESUME"), since=1)
+        assert found is not None
+        assert found[0] == 7
+        assert log.find(EventMatcher("SHUTDOWN")) is None
+
+
+@pytest.mark.parametrize("glue", [b"", b" ", b"\t "])
+def test_a_reply_glued_to_an_event_of_a_flood_is_not_lost(glue: bytes) -> None:
+    event = b'{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}'
+    session = Session(EventLog())
+    call = session.call("query-status")
+    session.expect(call)
+    session.receive((event + b"\r\n") * 3 + event + glue + b'{"return": {}}\r\n' + event + b"\r\n")
+    assert call.reply == {"return": {}}
+    assert session.events.names() == ["STOP"] * 5
+
+
+def test_the_transcript_of_a_flood_is_bounded() -> None:
+    session = Session(EventLog())
+    event = b'{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}\r\n'
+    for _ in range(100):
+        session.receive(event * 1000)
+    held = sum(len(data) for _, _, data in session.transcript)
+    assert len(event) * 1000 <= held <= 1024 * 1024
