@@ -44,7 +44,7 @@ INNER = {
     pytest_qmp.QMPClient: {"fileno", "wait_for_event_since", "wait_for_news"},
     pytest_qmp.AsyncQMPClient: {"fileno", "wait_for_event_since"},
     pytest_qmp.VirtualMachine: {"explain_end", "label", "started"},
-    EventLog: {"append", "take", "find", "put_back", "rewind", "forget"},
+    EventLog: {"append", "extend", "take", "find", "put_back", "rewind", "forget"},
     Stub: {"answer", "has_answer", "matches", "specificity"},
 }
 
