@@ -10,7 +10,7 @@ import pytest
 from pytest_qmp import Drive, VirtualMachine, VMConfig
 
 # What it prints is up to the guest, so these tests want a real QEMU: without one they are skipped.
-pytestmark = [pytest.mark.needs_qemu, pytest.mark.qmp(backend="qemu")]
+pytestmark = pytest.mark.qmp(backend="qemu")
 
 
 @pytest.fixture

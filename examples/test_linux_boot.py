@@ -7,7 +7,7 @@ import pytest
 
 from pytest_qmp import VirtualMachine, VMConfig
 
-pytestmark = [pytest.mark.needs_qemu, pytest.mark.qmp(backend="qemu")]
+pytestmark = pytest.mark.qmp(backend="qemu")
 
 
 @pytest.fixture(scope="session")
