@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_qmp.qmp.aio import AsyncQMPClient
     from pytest_qmp.qmp.client import QMPClient
     from pytest_qmp.qmp.events import QMPEvent
+    from pytest_qmp.qmp.guest_agent import GuestAgentClient, GuestExecResult
     from pytest_qmp.qmp.legacy import QEMUMonitorProtocol
     from pytest_qmp.vm.config import Drive, VMConfig
     from pytest_qmp.vm.console import Console, ConsoleEOFError, ConsoleTimeoutError
@@ -47,6 +48,8 @@ _HOMES = {
     "Drive": "pytest_qmp.vm.config",
     "FakeQMPServer": "pytest_qmp.fake.server",
     "FakeQMPServerError": "pytest_qmp.errors",
+    "GuestAgentClient": "pytest_qmp.qmp.guest_agent",
+    "GuestExecResult": "pytest_qmp.qmp.guest_agent",
     "NeedsRealGuestError": "pytest_qmp.errors",
     "QEMUMonitorProtocol": "pytest_qmp.qmp.legacy",
     "QEMUNotFoundError": "pytest_qmp.errors",
@@ -77,6 +80,8 @@ __all__ = [
     "Drive",
     "FakeQMPServer",
     "FakeQMPServerError",
+    "GuestAgentClient",
+    "GuestExecResult",
     "NeedsRealGuestError",
     "QEMUMonitorProtocol",
     "QEMUNotFoundError",

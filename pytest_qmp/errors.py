@@ -57,7 +57,7 @@ class QMPProtocolError(QMPError):
 
 
 class QMPCommandError(QMPError):
-    """QEMU answered a command with an error.
+    """QEMU, or a guest agent, answered a command with an error.
 
     Source: the QMP specification, section "Error".
 
@@ -67,6 +67,8 @@ class QMPCommandError(QMPError):
         command: the command that was sent.
         arguments: its arguments, as they were sent.
         reply: the whole reply.
+        hint: what may have been meant, or what to do; empty if unknown.
+        who: who refused it, for the message.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class QMPCommandError(QMPError):
         arguments: Mapping[str, Any] | None = None,
         reply: Mapping[str, Any] | None = None,
         hint: str = "",
+        who: str = "QEMU",
     ) -> None:
         self.error_class = error_class
         self.desc = desc
@@ -85,10 +88,11 @@ class QMPCommandError(QMPError):
         self.arguments = dict(arguments or {})
         self.reply = dict(reply or {})
         self.hint = hint
+        self.who = who
         super().__init__(error_class, desc)
 
     def __str__(self) -> str:
-        asked = f"QEMU refused {self.command!r}" if self.command else "QEMU refused a command"
+        asked = f"{self.who} refused {repr(self.command) if self.command else 'a command'}"
         if self.arguments:
             asked += f" with {_short(self.arguments)}"
         text = f"{asked}: {self.error_class}: {self.desc}"

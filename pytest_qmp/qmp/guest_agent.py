@@ -1,0 +1,387 @@
+"""The client of QEMU's guest agent: commands, programs and files inside the guest."""
+
+from __future__ import annotations
+
+import os
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pytest_qmp.errors import (
+    QMPCommandError,
+    QMPDisconnectedError,
+    QMPError,
+    QMPTimeoutError,
+)
+from pytest_qmp.qmp import failures
+from pytest_qmp.qmp.agent_connecting import ConnectingAgentClient
+from pytest_qmp.qmp.agent_session import SYNC
+from pytest_qmp.qmp.connection import BlockingConnection
+from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.messages import argument_name
+from pytest_qmp.qmp.session import Call
+from pytest_qmp.qmp.waiting import DEFAULT, Timeout
+
+__all__ = ["GuestAgentClient", "GuestExecResult"]
+
+_T = TypeVar("_T")
+
+# By their schema (success-response: false) these say nothing when they succeed.
+_SILENT = frozenset(
+    {"guest-shutdown", "guest-suspend-disk", "guest-suspend-hybrid", "guest-suspend-ram"}
+)
+_SILENT_SECONDS = 5.0
+
+_FIRST_LOOK_SECONDS = 0.001
+_LONGEST_LOOK_SECONDS = 0.1
+_HINT_SECONDS = 2.0
+_CLOSE_SECONDS = 2.0
+
+CHUNK = 256 * 1024
+"""Bytes of a file in one message. The agent keeps several copies of it, and reads it by bytes."""
+
+
+@dataclass(frozen=True)
+class GuestExecResult:
+    """How a program in the guest ended.
+
+    Source: ``guest-exec-status``.
+
+    Attributes:
+        status: its exit status; None if a signal ended it.
+        signal: the signal's number (on Windows an exception's code), or None.
+        output: what it wrote to its standard output.
+        error: what it wrote to its standard error.
+        output_truncated: True if the agent kept only the beginning of the output (16 MiB).
+        error_truncated: the same of the standard error.
+    """
+
+    status: int | None
+    signal: int | None
+    output: bytes
+    error: bytes
+    output_truncated: bool = False
+    error_truncated: bool = False
+
+
+class GuestAgentClient(ConnectingAgentClient):
+    """A connection to QEMU's guest agent, usable from any number of threads, one after the other.
+
+    Make one with ``connect``. Any command is a method: ``agent.guest_info()`` is
+    ``agent.execute("guest-info")``. As a context manager it closes itself. After a timeout, or
+    after anything that it can't make sense of, it gets into sync again before the next command.
+
+    Args:
+        timeout: seconds that a wait takes at most unless a call says otherwise; None: no limit.
+        max_message_size: of a reply, in bytes.
+        peer: what messages call the agent; None: ``the guest agent at`` and its address.
+    """
+
+    def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: Timeout = DEFAULT,
+        **keywords: Any,
+    ) -> Any:
+        """Executes a command of the agent and waits for its reply.
+
+        ``guest-shutdown`` and ``guest-suspend-*`` say nothing when they succeed: they return None
+        once the agent answers again, the machine is gone, or there was no refusal for 5 seconds.
+
+        Args:
+            command: its name, such as ``guest-get-osinfo``.
+            arguments: its arguments, named as the agent names them.
+            timeout: seconds for the whole wait, that for a sync included; None: no limit.
+            keywords: more arguments; ``_`` in a name stands for ``-``.
+
+        Returns:
+            What the agent returned.
+
+        Raises:
+            QMPCommandError: the agent refused it, or does not have it.
+            QMPTimeoutError: no reply in time; the client stays usable.
+            QMPDisconnectedError: the channel was closed at the other end.
+            QMPProtocolError: the agent sent what is no reply; the client stays usable.
+        """
+        __tracebackhide__ = True
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise TypeError(
+                f"the arguments of {command!r} are a dict, or keywords: not {arguments!r}"
+            )
+        named = {argument_name(command, key): value for key, value in keywords.items()}
+        return self._execute(command, {**(arguments or {}), **named}, self._deadline(timeout))
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if not name.startswith("guest_"):
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}; the agent's commands "
+                "are attributes that begin with guest_"
+            )
+        command = name.replace("_", "-")
+
+        def run(arguments: Mapping[str, Any] | None = None, /, **keywords: Any) -> Any:
+            __tracebackhide__ = True
+            return self.execute(command, arguments, **keywords)
+
+        run.__name__ = name
+        run.__doc__ = f"Executes {command}; see ``execute``."
+        return run
+
+    def ping(self, timeout: Timeout = DEFAULT) -> None:
+        """Returns if the agent answers (``guest-ping``).
+
+        Args:
+            timeout: seconds for the whole wait.
+
+        Raises:
+            QMPTimeoutError, QMPDisconnectedError: as ``execute``: it does not.
+        """
+        __tracebackhide__ = True
+        self._execute("guest-ping", {}, self._deadline(timeout))
+
+    # -- programs --------------------------------------------------------------------------------
+
+    def exec(
+        self,
+        argv: Sequence[str],
+        input: bytes | str | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout: Timeout = DEFAULT,
+    ) -> GuestExecResult:
+        """Runs a program in the guest and waits for its end.
+
+        Source: ``guest-exec``, ``guest-exec-status``.
+
+        Args:
+            argv: the program, looked up on the agent's PATH, and its arguments. There is no
+                shell: run one with ``["sh", "-c", "…"]``.
+            input: for its standard input; a text goes as UTF-8.
+            env: its whole environment; None leaves it the agent's own.
+            timeout: seconds for the whole wait.
+
+        Returns:
+            How it ended, whatever its status.
+
+        Raises:
+            QMPCommandError: it could not be started.
+            QMPTimeoutError: it runs on in the guest; the text has its process id.
+            QMPDisconnectedError, QMPProtocolError: as ``execute``.
+        """
+        __tracebackhide__ = True
+        if isinstance(argv, (str, bytes)) or not argv:
+            raise TypeError(
+                f"argv is a list of a program and its arguments, not {argv!r}; a shell is a "
+                'program, too: ["sh", "-c", "…"]'
+            )
+        deadline = self._deadline(timeout)
+        program, *arguments = map(os.fspath, argv)
+        request: dict[str, Any] = {"path": program, "arg": arguments, "capture-output": True}
+        if input is not None:
+            data = input.encode() if isinstance(input, str) else input
+            request["input-data"] = b64encode(data).decode()
+        if env is not None:
+            request["env"] = [f"{name}={value}" for name, value in env.items()]
+        pid = int(self._execute("guest-exec", request, deadline)["pid"])
+        try:
+            ended = self._wait_for_program(pid, deadline)
+        except QMPTimeoutError as error:
+            raise QMPTimeoutError(
+                f"waited {seconds(deadline.timeout)} for the end of {list(argv)!r}, process {pid} "
+                f"in the guest, in vain: {error}"
+            ) from None
+        return GuestExecResult(
+            status=ended.get("exitcode"),
+            signal=ended.get("signal"),
+            output=b64decode(ended.get("out-data", "")),
+            error=b64decode(ended.get("err-data", "")),
+            output_truncated=bool(ended.get("out-truncated", False)),
+            error_truncated=bool(ended.get("err-truncated", False)),
+        )
+
+    def _wait_for_program(self, pid: int, deadline: Deadline) -> dict[str, Any]:
+        pause = _FIRST_LOOK_SECONDS
+        while True:
+            seen: dict[str, Any] = self._execute("guest-exec-status", {"pid": pid}, deadline)
+            if seen["exited"]:
+                return seen
+            left = deadline.remaining()
+            # The agent tells nobody that a program has ended: it has to be asked again.
+            time.sleep(pause if left is None else min(pause, left))
+            if deadline.expired:
+                raise QMPTimeoutError(
+                    "it runs on, or one that it started holds its output open. The agent can't "
+                    f"end it: exec(['kill', '{pid}']) does where there is a kill"
+                )
+            pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def read_file(self, path: str | os.PathLike[str], *, timeout: Timeout = DEFAULT) -> bytes:
+        """Reads a file of the guest, of any size.
+
+        Source: ``guest-file-open``, ``guest-file-read``, ``guest-file-close``.
+
+        Args:
+            path: in the guest.
+            timeout: seconds for all of it together: give more for a large file.
+
+        Raises:
+            QMPCommandError: it can't be opened or read.
+            QMPTimeoutError, QMPDisconnectedError, QMPProtocolError: as ``execute``.
+        """
+        __tracebackhide__ = True
+        deadline = self._deadline(timeout)
+
+        def read(handle: int) -> bytes:
+            __tracebackhide__ = True
+            parts = []
+            while True:
+                request = {"handle": handle, "count": CHUNK}
+                found = self._execute("guest-file-read", request, deadline)
+                parts.append(b64decode(found["buf-b64"]))
+                if found["eof"] or not parts[-1]:
+                    return b"".join(parts)
+
+        return self._with_file(path, "rb", deadline, read)
+
+    def write_file(
+        self,
+        path: str | os.PathLike[str],
+        data: bytes | bytearray | memoryview,
+        *,
+        timeout: Timeout = DEFAULT,
+    ) -> None:
+        """Writes a file of the guest, of any size; one that is there is replaced.
+
+        Source: ``guest-file-open``, ``guest-file-write``, ``guest-file-flush``,
+        ``guest-file-close``.
+
+        Args:
+            path: in the guest.
+            data: what it is to hold.
+            timeout: seconds for all of it together: give more for a large file.
+
+        Raises:
+            QMPCommandError: it can't be opened or written.
+            QMPTimeoutError, QMPDisconnectedError, QMPProtocolError: as ``execute``; the file may
+                then hold a part of it.
+        """
+        __tracebackhide__ = True
+        deadline = self._deadline(timeout)
+        view = memoryview(data).cast("B")
+
+        def write(handle: int) -> None:
+            __tracebackhide__ = True
+            done = 0
+            while done < len(view):
+                text = b64encode(view[done : done + CHUNK]).decode()
+                request = {"handle": handle, "buf-b64": text}
+                count = int(self._execute("guest-file-write", request, deadline)["count"])
+                if count < 1:
+                    raise QMPError(
+                        f"{self._peer} wrote nothing more to {os.fspath(path)!r} after {done} of "
+                        f"{len(view)} bytes: look whether the guest's disk is full"
+                    )
+                done += count
+            self._execute("guest-file-flush", {"handle": handle}, deadline)
+
+        self._with_file(path, "wb", deadline, write)
+
+    def _with_file(
+        self,
+        path: str | os.PathLike[str],
+        mode: str,
+        deadline: Deadline,
+        use: Callable[[int], _T],
+    ) -> _T:
+        __tracebackhide__ = True
+        request = {"path": os.fspath(path), "mode": mode}
+        handle = int(self._execute("guest-file-open", request, deadline))
+        try:
+            result = use(handle)
+        except BaseException:
+            # With time of its own: what went wrong may have been that there is none left.
+            with suppress(QMPError):
+                self._execute("guest-file-close", {"handle": handle}, Deadline(_CLOSE_SECONDS))
+            raise
+        self._execute("guest-file-close", {"handle": handle}, deadline)
+        return result
+
+    # -- how a command ends ----------------------------------------------------------------------
+
+    def _execute(self, command: str, arguments: Mapping[str, Any], deadline: Deadline) -> Any:
+        __tracebackhide__ = True
+        if command in _SILENT:
+            call = self._ask_silent(command, arguments, deadline)
+        else:
+            call = self._ask(command, arguments, deadline)
+        reply = call.reply or {}
+        if command in _SILENT and "error" not in reply:
+            return None
+        if "return" in reply:
+            return reply["return"]
+        raise self._refusal(call, deadline)
+
+    def _ask_silent(self, command: str, arguments: Mapping[str, Any], deadline: Deadline) -> Call:
+        """Sends a command that is answered only when it is refused."""
+        __tracebackhide__ = True
+
+        def ask(connection: BlockingConnection) -> Call:
+            __tracebackhide__ = True
+            session = self._session
+            # Only the silence of an agent that is there means anything.
+            self._resync(connection, deadline)
+            left = deadline.remaining()
+            limit = Deadline(_SILENT_SECONDS if left is None else min(left, _SILENT_SECONDS))
+            try:
+                call = connection.send(lambda: session.call(command, arguments))
+                # Its reply comes next where the command has none; the number is of no interest.
+                connection.send(lambda: session.call(SYNC, {"id": 0}))
+                with suppress(QMPTimeoutError, QMPDisconnectedError):
+                    connection.wait_for_reply(call, limit)
+            finally:
+                session.lose_sync()
+            return call
+
+        return self._in_turn(command, deadline, ask)
+
+    def _refusal(self, call: Call, deadline: Deadline) -> QMPCommandError:
+        refusal = failures.refused(call)
+        refusal.who = self._peer
+        if refusal.error_class == "CommandNotFound":
+            left = deadline.remaining()
+            limit = Deadline(_HINT_SECONDS if left is None else min(left, _HINT_SECONDS))
+            with suppress(QMPError, LookupError, TypeError):
+                reply = self._ask("guest-info", None, limit).reply or {}
+                refusal.hint = _hint(call.command, reply["return"])
+        return refusal
+
+
+def _hint(command: str, info: Mapping[str, Any]) -> str:
+    """What an agent that does not execute a command has to say of it (``guest-info``)."""
+    import difflib
+
+    enabled = {one["name"]: one["enabled"] for one in info["supported_commands"]}
+    version = f"the agent ({info['version']})"
+    if command in enabled:
+        if enabled[command]:
+            return ""
+        return (
+            f"{version} has it, but it is disabled: by qemu-ga's options or its configuration in "
+            "the guest (block-rpcs, allow-rpcs, blacklist), or because the file systems are "
+            "frozen (guest-fsfreeze-thaw thaws them)"
+        )
+    # Without what is common to all: it would make any two of them look alike.
+    bare = {name.removeprefix("guest-"): name for name in enabled}
+    near = difflib.get_close_matches(command.removeprefix("guest-"), bare, n=3)
+    if near:
+        meant = " or ".join(repr(bare[name]) for name in near)
+        return f"{version} has no such command; did you mean {meant}?"
+    return f"{version} has no such command among its {len(enabled)}"
