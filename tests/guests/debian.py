@@ -1,0 +1,106 @@
+"""The examples' Linux guest with more of Debian's packages in it.
+
+The kernel unpacks one archive after the other, so the packages are an archive of their own behind
+the plain initramfs. No package is installed or configured: their files are there, that is all.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import linux_guest
+from linux_guest import CpioArchive, GuestBuildError, LinuxGuest
+
+__all__ = ["GuestBuildError", "linux_with"]
+
+#: What programs need; documentation stays out, and so do tables of character sets.
+FOLDERS = ("bin", "sbin", "lib", "lib64", "etc")
+LEFT_OUT = "gconv"
+
+
+def linux_with(*packages: str, arch: str = "x86_64") -> LinuxGuest:
+    """The plain guest and those packages, with the libraries that they depend on.
+
+    Raises:
+        GuestBuildError: says what is lacking here.
+    """
+    plain = linux_guest.build(arch=arch)
+    key = hashlib.sha256(Path(__file__).read_bytes() + plain.initrd.read_bytes())
+    key.update(" ".join(packages).encode())
+    whole = plain.initrd.with_name(f"initrd-{'-'.join(packages)}-{key.hexdigest()[:16]}.gz")
+    if not whole.exists():
+        debian_arch = linux_guest.PACKAGES[arch][0]
+        with tempfile.TemporaryDirectory(dir=whole.parent) as scratch:
+            archive = _archive(packages, debian_arch, Path(scratch))
+            half = Path(scratch) / whole.name
+            half.write_bytes(plain.initrd.read_bytes() + gzip.compress(archive, 1, mtime=0))
+            half.replace(whole)  # nobody sees half of it, and who builds it twice harms nobody
+    return LinuxGuest(plain.kernel, whole)
+
+
+def _archive(packages: tuple[str, ...], debian_arch: str, scratch: Path) -> bytes:
+    unpacked = scratch / "unpacked"
+    names = _with_libraries(packages, debian_arch, scratch)
+    # As root, apt would hand the download to a user who may not write here.
+    _run(scratch, "apt-get", "-qo", "APT::Sandbox::User=root", "download", *names)
+    for archive in sorted(scratch.glob("*.deb")):
+        _run(scratch, "dpkg-deb", "-x", str(archive), str(unpacked))
+    cpio = CpioArchive()
+    for path in sorted(unpacked.rglob("*")):
+        # Debian has merged /usr into /; where a library lies in the package depends on its age.
+        name = path.relative_to(unpacked).as_posix().removeprefix("usr/")
+        target = _target(path, unpacked)
+        if name.split("/")[0] in FOLDERS and LEFT_OUT not in name and target.is_file():
+            executable = bool(target.stat().st_mode & 0o111)
+            cpio.file(name, target.read_bytes(), executable=executable)
+    return cpio.finish()
+
+
+def _with_libraries(packages: tuple[str, ...], debian_arch: str, scratch: Path) -> list[str]:
+    found: set[str] = set()
+    pending = set(packages)
+    while pending:
+        found |= pending
+        asked = [f"{name}:{debian_arch}" for name in sorted(pending)]
+        said = _run(scratch, "apt-cache", "depends", "--important", *asked)
+        needed = re.findall(r"^ *(?:Pre)?Depends: (lib[\w.+-]+)", said, re.MULTILINE)
+        pending = set(needed) - found
+    return [f"{name}:{debian_arch}" for name in sorted(found)]
+
+
+def _target(path: Path, root: Path) -> Path:
+    """The file behind a link of the guest, whose absolute links begin at its own root."""
+    for _ in range(10):
+        if not path.is_symlink():
+            break
+        link = os.readlink(path)
+        path = root / link.lstrip("/") if link.startswith("/") else path.parent / link
+    return path
+
+
+def _run(folder: Path, *command: str) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except OSError as error:
+        raise GuestBuildError(f"building a Linux guest: {error}") from error
+    if done.returncode:
+        raise GuestBuildError(
+            f"building a Linux guest: `{' '.join(command)}` failed with status "
+            f"{done.returncode}:\n{done.stderr.strip()}\nIt needs Debian's package archive, as apt "
+            "knows it: try `apt-get update`"
+        )
+    return done.stdout
