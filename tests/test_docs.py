@@ -288,6 +288,8 @@ def test_reference_names_every_field() -> None:
         ("async-client", pytest_qmp.AsyncQMPClient),
         ("client", EventLog),
         ("client", pytest_qmp.QMPEvent),
+        ("guest-agent", pytest_qmp.GuestAgentClient),
+        ("guest-agent", pytest_qmp.GuestExecResult),
         ("fake", pytest_qmp.FakeQMPServer),
         ("fake", Stub),
         ("fake", FakeGuest),
