@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Union
+from typing import NamedTuple, Union
 
 from pytest_qmp.errors import QMPAddressError
 
@@ -20,8 +18,7 @@ _QEMU_OPTION = re.compile(r",(server|wait|nowait|reconnect|ipv[46]|nodelay|telne
 _EXAMPLES = "give a path, unix:PATH, HOST:PORT, tcp:HOST:PORT, or (host, port)"
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """A parsed address. Exactly one of ``path`` and ``host`` is set.
 
     Attributes:
@@ -88,7 +85,7 @@ def parse_address(address: AddressLike) -> Address:
         return Address(path=os.fspath(address))
     if not isinstance(address, str) or not address or "\0" in address:
         raise QMPAddressError(f"{address!r} is no QMP address: {_EXAMPLES}")
-    if _QEMU_OPTION.search(address) and not Path(address.removeprefix("unix:")).exists():
+    if _QEMU_OPTION.search(address) and not os.path.exists(address.removeprefix("unix:")):
         raise QMPAddressError(
             f"{address!r} looks like QEMU's option; for a client leave out what follows the "
             f"first comma: {address.split(',')[0]!r}"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_qmp.errors import QMPCommandError, QMPError
 from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.aio_connecting import AsyncConnectingClient
 from pytest_qmp.qmp.deadline import Deadline
-from pytest_qmp.qmp.hints import SCHEMAS, hint, wants_schema
 from pytest_qmp.qmp.messages import argument_name, command_name
 from pytest_qmp.qmp.pipeline import PipelineItem, pipeline_calls
-from pytest_qmp.qmp.schema import Schema
 from pytest_qmp.qmp.session import Call
 from pytest_qmp.qmp.waiting import DEFAULT, Timeout
+
+if TYPE_CHECKING:
+    from pytest_qmp.qmp.schema import Schema
 
 __all__ = ["AsyncQMPClient"]
 
@@ -203,6 +204,9 @@ class AsyncQMPClient(AsyncConnectingClient):
 
     async def _ask_schema(self, deadline: Deadline) -> Schema:
         __tracebackhide__ = True
+        # Only who asks for it pays for loading what reads a schema.
+        from pytest_qmp.qmp.hints import SCHEMAS
+
         if self._schema is None:
             # Binaries of one version and different targets have different schemas.
             target = str((await self._returned("query-target", deadline))["arch"])
@@ -223,6 +227,8 @@ class AsyncQMPClient(AsyncConnectingClient):
         return reply["return"]
 
     async def _refusal(self, call: Call, deadline: Deadline) -> QMPCommandError:
+        from pytest_qmp.qmp.hints import hint, wants_schema
+
         refusal = failures.refused(call)
         # Only a refused command pays for the question, and never more than its own time.
         left = deadline.remaining()

@@ -15,13 +15,14 @@ from pytest_qmp.qmp.aio_transport import AsyncListener, connect_socket
 from pytest_qmp.qmp.aio_waiting import AsyncEventWaiter
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.messages import Greeting, QMPVersion
-from pytest_qmp.qmp.schema import Schema
 from pytest_qmp.qmp.session import Call, Session, TranscriptEntry
 from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, Timeout
 from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from pytest_qmp.qmp.schema import Schema
 
 __all__ = ["AsyncConnectingClient"]
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_qmp.errors import QMPCommandError, QMPError
 from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.connecting import ConnectingClient
 from pytest_qmp.qmp.deadline import Deadline
-from pytest_qmp.qmp.hints import SCHEMAS, hint, wants_schema
 from pytest_qmp.qmp.messages import argument_name, command_name
 from pytest_qmp.qmp.pipeline import PipelineItem, pipeline_calls
-from pytest_qmp.qmp.schema import Schema
 from pytest_qmp.qmp.session import Call
 from pytest_qmp.qmp.waiting import DEFAULT, Timeout
+
+if TYPE_CHECKING:
+    from pytest_qmp.qmp.schema import Schema
 
 __all__ = ["QMPClient"]
 
@@ -189,6 +190,9 @@ class QMPClient(ConnectingClient):
 
     def _ask_schema(self, deadline: Deadline) -> Schema:
         __tracebackhide__ = True
+        # Only who asks for it pays for loading what reads a schema.
+        from pytest_qmp.qmp.hints import SCHEMAS
+
         if self._schema is None:
             # Binaries of one version and different targets have different schemas.
             target = str(self._returned("query-target", deadline)["arch"])
@@ -207,6 +211,8 @@ class QMPClient(ConnectingClient):
         return reply["return"]
 
     def _refusal(self, call: Call, deadline: Deadline) -> QMPCommandError:
+        from pytest_qmp.qmp.hints import hint, wants_schema
+
         refusal = failures.refused(call)
         # Only a refused command pays for the question, and never more than its own time.
         left = deadline.remaining()

@@ -13,7 +13,6 @@ from pytest_qmp.qmp.address import AddressLike, parse_address
 from pytest_qmp.qmp.connection import BlockingConnection
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.messages import Greeting, QMPVersion
-from pytest_qmp.qmp.schema import Schema
 from pytest_qmp.qmp.session import Call, Session, TranscriptEntry
 from pytest_qmp.qmp.transport import Listener, SocketTransport, connect_socket
 from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, EventWaiter, Timeout
@@ -21,6 +20,8 @@ from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from pytest_qmp.qmp.schema import Schema
 
 __all__ = ["ConnectingClient"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -119,8 +118,7 @@ class QMPVersion(NamedTuple):
         return f"{self.major}.{self.minor}.{self.micro}"
 
 
-@dataclass(frozen=True)
-class Greeting:
+class Greeting(NamedTuple):
     """What a QMP server says first.
 
     Attributes:

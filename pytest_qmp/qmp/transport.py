@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from pytest_qmp.errors import QMPConnectError, QMPDisconnectedError, QMPError, QMPTimeoutError
 from pytest_qmp.qmp.address import Address
@@ -284,7 +283,6 @@ def refuse_hopeless(address: Address, error: OSError) -> None:
     """
     asked = f"can't connect to {address}"
     if address.path is not None:
-        path = Path(address.path)
         if "too long" in str(error):
             raise QMPConnectError(
                 f"{asked}: the path has {len(os.fsencode(address.path))} bytes, and that of a unix "
@@ -298,7 +296,7 @@ def refuse_hopeless(address: Address, error: OSError) -> None:
         if error.errno == errno.ENOTDIR:
             raise QMPConnectError(f"{asked}: a part of its path is no folder") from error
         try:
-            mode = path.stat().st_mode
+            mode = os.stat(address.path).st_mode
         except OSError:
             return
         if not stat.S_ISSOCK(mode):
@@ -401,4 +399,5 @@ class Listener:
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         if self.address.path is not None:
-            Path(self.address.path).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self.address.path)
