@@ -190,7 +190,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(_seeds()):
             Path(corpus, f"seed{number}").write_bytes(seed)
-        limits = [f"-max_total_time={options.seconds}", "-max_len=400", "-len_control=0"]
+        limits = [f"-max_total_time={options.seconds}", "-max_len=120", "-len_control=0"]
         atheris.Setup([sys.argv[0], *limits, "-print_final_stats=1", corpus], check)
         atheris.Fuzz()
 
