@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from functools import partial
 
 from benchmarks.client.clients import Client, EventKeeping, Pipelining
 from benchmarks.client.servers import EVENT, EventStorm, RealQEMU
-from benchmarks.client.timing import Rival, Row, Section, compare
+from benchmarks.client.timing import Kind, Rival, Section, compare
 
 __all__ = ["SECTIONS"]
 
@@ -155,23 +157,28 @@ def _memory(keepers: Sequence[EventKeeping], storm: EventStorm) -> Iterator[str]
 def importing(clients: Sequence[Client], quick: bool) -> Section:
     """A new interpreter that imports the client, beside one that imports socket and json."""
     installed = {client.package for client in clients}
-    statements = [
+    statements: list[tuple[str, Kind, str]] = [
         ("import socket, json", "floor", ""),
         ("from pytest_qmp import QMPClient", "ours", ""),
         ("from pytest_qmp import AsyncQMPClient", "ours", ""),
         ("import qemu.qmp", "peer", "qemu.qmp"),
         ("import qmp", "peer", "qmp"),
     ]
-    rivals = []
-    for statement, kind, package in statements:
-        if package in installed or not package:
-            argv = [sys.executable, "-c", statement]
-            run = partial(subprocess.run, argv, check=True)
-            rivals.append(Rival(statement, kind, run))  # type: ignore[arg-type]
-    rows = tuple(
-        Row(row.name, row.kind, row.seconds, 0.0, row.to_floor, row.to_best_peer)
-        for row in compare(rivals, 5 if quick else 31)
-    )
+    with tempfile.TemporaryDirectory() as cache:
+        # All of them compiled, whatever this environment says of that.
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
+        rivals = [
+            Rival(
+                statement,
+                kind,
+                partial(
+                    subprocess.run, [sys.executable, "-c", statement], env=environment, check=True
+                ),
+            )
+            for statement, kind, package in statements
+            if not package or package in installed
+        ]
+        rows = compare(rivals, 5 if quick else 31)
     return Section("Interpreter and import", "ms", rows)
 
 
