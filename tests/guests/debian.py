@@ -34,13 +34,15 @@ def linux_with(*packages: str, arch: str = "x86_64") -> LinuxGuest:
     key = hashlib.sha256(Path(__file__).read_bytes() + plain.initrd.read_bytes())
     key.update(" ".join(packages).encode())
     whole = plain.initrd.with_name(f"initrd-{'-'.join(packages)}-{key.hexdigest()[:16]}.gz")
-    if not whole.exists():
-        debian_arch = linux_guest.PACKAGES[arch][0]
-        with tempfile.TemporaryDirectory(dir=whole.parent) as scratch:
-            archive = _archive(packages, debian_arch, Path(scratch))
-            half = Path(scratch) / whole.name
-            half.write_bytes(plain.initrd.read_bytes() + gzip.compress(archive, 1, mtime=0))
-            half.replace(whole)  # nobody sees half of it, and who builds it twice harms nobody
+    try:
+        if not whole.exists():
+            with tempfile.TemporaryDirectory(dir=whole.parent) as scratch:
+                archive = _archive(packages, linux_guest.PACKAGES[arch][0], Path(scratch))
+                half = Path(scratch) / whole.name
+                half.write_bytes(plain.initrd.read_bytes() + gzip.compress(archive, 1, mtime=0))
+                half.replace(whole)  # nobody sees half of it, and building it twice harms nobody
+    except OSError as error:
+        raise GuestBuildError(f"building a Linux guest in {whole.parent}: {error}") from error
     return LinuxGuest(plain.kernel, whole)
 
 
@@ -85,18 +87,15 @@ def _target(path: Path, root: Path) -> Path:
 
 
 def _run(folder: Path, *command: str) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except OSError as error:
-        raise GuestBuildError(f"building a Linux guest: {error}") from error
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+    )
     if done.returncode:
         raise GuestBuildError(
             f"building a Linux guest: `{' '.join(command)}` failed with status "
