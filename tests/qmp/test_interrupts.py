@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import signal
 import threading
@@ -25,16 +26,21 @@ class AlarmError(Exception):
 
 
 @pytest.fixture
-def alarm() -> Iterator[Callable[[float], None]]:
+def alarm() -> Iterator[Callable[[float], object]]:
     """A timer whose handler raises; ``alarm(0)`` stops it."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         raise AlarmError
 
     before = signal.signal(signal.SIGALRM, handler)
-    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds) and None
+    left, _ = signal.setitimer(signal.ITIMER_REAL, 0)  # pytest-timeout's
+    # What is raised in a callback of the collector goes nowhere, and hypothesis has one.
+    gc.disable()
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
     signal.setitimer(signal.ITIMER_REAL, 0)
+    gc.enable()
     signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_REAL, left)
 
 
 def strike(number: signal.Signals) -> None:
@@ -93,11 +99,12 @@ def test_a_command_may_be_interrupted_anywhere(
     points = points_of(action)
     assert points > 50
     struck = 0
-    for point in range(points + 20):
+    step = 1 if (events, pretty) == (1, False) else 3
+    for point in range(0, points + 20, step):
         place = interrupted_at(point, action)
         struck += bool(place)
         assert_sound(client, peer, place)
-    assert struck > points / 2
+    assert struck > points / step / 2
 
 
 def pretty_line(message: object) -> bytes:
@@ -176,15 +183,16 @@ def test_an_interrupted_reader_hands_over(connect: Connect, in_thread: InThread)
     assert collecting.result() == peer.sent
 
 
-def test_real_signals_at_random_moments(connect: Connect, alarm: Callable[[float], None]) -> None:
+def test_real_signals_at_random_moments(connect: Connect, alarm: Callable[[float], object]) -> None:
     peer = Answering(3)
     client = connect(peer)
     moments = random.Random(7)
     struck = 0
     for number in range(600):
         try:
+            began = time.monotonic()
             alarm(moments.uniform(1e-5, 4e-4))
-            while True:
+            while time.monotonic() - began < LIMIT:
                 client.execute("query-it", x=number)
                 client.wait_for_event("E")
         except AlarmError:
@@ -230,7 +238,7 @@ def test_ctrl_c_in_the_middle_of_a_wait(connect: Connect, what: str) -> None:
 
 
 def test_an_alarm_ends_the_wait_for_a_server(
-    alarm: Callable[[float], None], tmp_path: object
+    alarm: Callable[[float], object], tmp_path: object
 ) -> None:
     alarm(0.1)
     began = time.monotonic()
@@ -287,11 +295,11 @@ def test_a_handler_may_use_the_client_anywhere_or_is_told(connect: Connect) -> N
         assert client.execute("query-it", x=1) == {"x": 1}
 
     points = points_of(action)
-    for point in range(points + 5):
+    for point in range(0, points + 5, 2):
         place = called_at(point, action, use)
         assert_sound(client, peer, place)
     told = [one for one in nested if one != {"x": 2}]
-    assert len(nested) - len(told) > points / 4
+    assert len(nested) - len(told) > points / 8
     assert told
     assert all("raise out of the handler" in str(one) for one in told)
 
