@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -52,6 +53,7 @@ class BlockingConnection:
         # Handlers of signals run in the main thread, in the middle of whatever it does.
         self._main = threading.main_thread().ident
         self._depth = 0
+        self._process = os.getpid()
 
     def fileno(self) -> int:
         """The socket's descriptor, -1 once closed."""
@@ -70,6 +72,7 @@ class BlockingConnection:
             QMPError, OSError: the descriptors can't be passed.
         """
         transport = self._transport
+        self._require_own_process()
         with self._lock:
             self._refuse_if_busy()
             self.require_open()
@@ -149,6 +152,7 @@ class BlockingConnection:
         Returns:
             True if it holds; False at the deadline, or when the connection is over.
         """
+        self._require_own_process()
         me = threading.get_ident()
         depth = self._depth
         if me == self._main:
@@ -269,6 +273,14 @@ class BlockingConnection:
                 "between a command and its bookkeeping: raise out of the handler, and use it then"
             )
 
+    def _require_own_process(self) -> None:
+        # Before the lock, which another thread of the parent may have held at the fork.
+        if os.getpid() != self._process:
+            raise QMPError(
+                f"the connection to {self.peer} belongs to process {self._process}, of which this "
+                "one is a fork: two of them would take each other's replies. Connect anew here"
+            )
+
     def require_open(self) -> None:
         """Raises the reason if the connection is over."""
         if self.session.failure is not None:
@@ -308,7 +320,13 @@ class BlockingConnection:
         return self.session.events
 
     def close(self) -> None:
-        """Closes the connection; waits in other threads end at once. Idempotent."""
+        """Closes the connection; waits in other threads end at once. Idempotent.
+
+        In a fork it closes the copies of the descriptors, and the parent's connection stays.
+        """
+        if os.getpid() != self._process:
+            self._transport.close()
+            return
         with self._lock:
             self.session.end(QMPDisconnectedError(f"the connection to {self.peer} was closed here"))
             if self._reader not in (None, threading.get_ident()):
