@@ -72,7 +72,7 @@ def pipelined(clients: Sequence[Client], quick: bool) -> Section:
                 calls,
             )
             for client in clients
-            if isinstance(client, Pipelining)
+            if isinstance(client, Pipelining) and client.kind != "step"
         ]
         rows = compare(rivals, 20 if quick else 200)
     return Section(f"Pipelined, {_DEPTH} at once, a command", "us", rows)
