@@ -24,6 +24,20 @@ __all__ = ["BlockingConnection"]
 _LONGEST_SLEEP = 0.5
 
 
+class _Process:
+    """Which process this is, kept up to date at a fork: asking the system costs each call."""
+
+    def __init__(self) -> None:
+        self.look()
+        os.register_at_fork(after_in_child=self.look)
+
+    def look(self) -> None:
+        self.id = os.getpid()
+
+
+_process = _Process()
+
+
 class BlockingConnection:
     """Sends and waits, from any number of threads.
 
@@ -53,7 +67,7 @@ class BlockingConnection:
         # Handlers of signals run in the main thread, in the middle of whatever it does.
         self._main = threading.main_thread().ident
         self._depth = 0
-        self._process = os.getpid()
+        self._process = _process.id
 
     def fileno(self) -> int:
         """The socket's descriptor, -1 once closed."""
@@ -275,7 +289,7 @@ class BlockingConnection:
 
     def _require_own_process(self) -> None:
         # Before the lock, which another thread of the parent may have held at the fork.
-        if os.getpid() != self._process:
+        if _process.id != self._process:
             raise QMPError(
                 f"the connection to {self.peer} belongs to process {self._process}, of which this "
                 "one is a fork: two of them would take each other's replies. Connect anew here"
@@ -324,7 +338,7 @@ class BlockingConnection:
 
         In a fork it closes the copies of the descriptors, and the parent's connection stays.
         """
-        if os.getpid() != self._process:
+        if _process.id != self._process:
             self._transport.close()
             return
         with self._lock:
