@@ -179,8 +179,9 @@ class ConnectingAgentClient:
             __tracebackhide__ = True
             session = self._session
             self._ensure_sync(connection, deadline)
-            call = connection.send(lambda: session.call(command, arguments))
+            call = session.call(command, arguments)
             try:
+                connection.send(lambda: call)
                 connection.wait_for_reply(call, deadline)
             except QMPTimeoutError as error:
                 session.lose_sync()

@@ -519,6 +519,36 @@ def test_interrupt_leaves_it_usable(meet: Meet) -> None:
     assert client.guest_get_time() == 2
 
 
+def test_interrupt_once_it_was_sent_leaves_it_usable(
+    meet: Meet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(agent: Agent) -> None:
+        late = agent.expect("guest-get-time")
+        agent.sync(line(reply(late, 1)))
+        agent.answer("guest-get-time", 2)
+
+    client = meet(script)
+    connection = client._connection
+    assert connection is not None
+    flush = connection._flush
+
+    def interrupted() -> None:
+        flush()
+        raise InterruptionError
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptionError):
+        patch.setattr(connection, "_flush", interrupted)
+        client.guest_get_time()
+    assert client.guest_get_time() == 2
+
+
+def test_arguments_that_are_no_json_cost_no_sync(meet: Meet) -> None:
+    client = meet(lambda agent: agent.answer("guest-get-time", 2))
+    with pytest.raises(TypeError, match="can't be sent"):
+        client.guest_set_time(time=object())
+    assert client.guest_get_time() == 2
+
+
 # -- refusals --------------------------------------------------------------------------------------
 
 INFO = {
