@@ -187,7 +187,9 @@ def test_settings_in_the_markdown_are_accepted(
     assert found
     for body in found:
         (pytester.path / file).write_text(body)
-        result = pytester.runpytest_subprocess("--strict-config", "-p", "no:cacheprovider", "-p", "no:asyncio")
+        result = pytester.runpytest_subprocess(
+            "--strict-config", "-p", "no:cacheprovider", "-p", "no:asyncio"
+        )
         assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
