@@ -120,20 +120,22 @@ def _check_memory(origin: str, value: str) -> str:
     from pytest_qmp.errors import VMConfigError
     from pytest_qmp.vm.config import memory_bytes
 
-    try:
-        memory_bytes(value)
-    except VMConfigError as error:
-        raise pytest.UsageError(f"{origin}={value}: {error}") from None
-    return value
+    return _accepted(origin, value, memory_bytes, VMConfigError)
 
 
 def _check_connect(origin: str, value: str) -> str:
     from pytest_qmp.errors import QMPAddressError
     from pytest_qmp.qmp.address import parse_address
 
+    return _accepted(origin, value, parse_address, QMPAddressError)
+
+
+def _accepted(
+    origin: str, value: str, parse: Callable[[str], object], refusal: type[Exception]
+) -> str:
     try:
-        parse_address(value)
-    except QMPAddressError as error:
+        parse(value)
+    except refusal as error:
         raise pytest.UsageError(f"{origin}={value}: {error}") from None
     return value
 
