@@ -294,6 +294,24 @@ def test_the_peer_dies_in_the_middle_of_a_command(connect: Connect) -> None:
         client.system_reset()
 
 
+def test_the_peer_dies_with_the_command_unread(connect: Connect) -> None:
+    arrived = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.wait(arrived)
+        peer.close()
+
+    client = connect(script)
+    with pytest.raises(QMPTimeoutError):
+        client.execute("stop", timeout=0)
+    arrived.set()
+    # The kernel tells this by "connection reset" instead of an end.
+    began = time.monotonic()
+    with pytest.raises(QMPDisconnectedError, match="closed the connection"):
+        client.wait_for_event("STOP")
+    assert time.monotonic() - began < LIMIT / 2
+
+
 def test_the_peer_dies_in_the_middle_of_a_reply(connect: Connect) -> None:
     def script(peer: Peer) -> None:
         peer.expect("stop")
@@ -506,6 +524,17 @@ def test_out_of_band_overtakes(connect: Connect) -> None:
     assert client.execute("migrate-pause", oob=True) == "fast"
     go_on.set()
     assert client.query_name() == "right"
+
+
+def test_a_reply_without_id_is_not_that_of_one_out_of_band(connect: Connect) -> None:
+    def script(peer: Peer) -> None:
+        peer.expect("migrate-pause")
+        peer.answer("query-status", "right", echo=False)
+
+    client = connect(script)
+    with pytest.raises(QMPTimeoutError):
+        client.execute("migrate-pause", oob=True, timeout=0.02)
+    assert client.query_status() == "right"
 
 
 def test_garbage_in_the_middle(connect: Connect) -> None:

@@ -126,6 +126,13 @@ def test_a_wait_that_ends_hands_the_reading_over(connect: Connect, in_thread: In
     assert time.monotonic() - began < LIMIT / 2
 
 
+@pytest.fixture
+def asleep_until_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads wake for a reason only."""
+    monkeypatch.setattr("pytest_qmp.qmp.connection._LONGEST_SLEEP", LIMIT)
+
+
+@pytest.mark.usefixtures("asleep_until_woken")
 def test_a_large_request_is_sent_while_another_thread_reads(
     connect: Connect, in_thread: InThread
 ) -> None:
@@ -140,10 +147,14 @@ def test_a_large_request_is_sent_while_another_thread_reads(
 
     client = connect(script)
     waiting = in_thread(lambda: client.wait_for_event("DONE", timeout=LIMIT))
+    while client._connection._reader is None:  # type: ignore[union-attr]
+        time.sleep(0.001)
     sending = in_thread(lambda: client.execute("object-add", data=large))
+    began = time.monotonic()
     began_to_read.set()
     assert sending.result() == len(large)
     assert waiting.result().name == "DONE"
+    assert time.monotonic() - began < LIMIT / 2
 
 
 def test_a_wait_after_a_large_request_does_not_spin(connect: Connect, in_thread: InThread) -> None:

@@ -87,6 +87,23 @@ def test_a_byte_at_a_time_is_a_split_as_any(messages: list[bytes]) -> None:
     assert understood(bytewise, len(messages)) == understood([stream], len(messages))
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 1000])
+@pytest.mark.parametrize("indent", [None, 4])
+@pytest.mark.parametrize("end", [b"", b"\r\n"])
+def test_brackets_and_quotes_in_texts(step: int, indent: int | None, end: bytes) -> None:
+    values: list[Any] = ['"', '\\"', "\\", '{"', "}]", {'\\"{': ["[", '"}']}]
+    stream = b"".join(spelt({"return": value}, indent, True, end) for value in values)
+    pieces = [stream[place : place + step] for place in range(0, len(stream), step)]
+    replies, _, failure = understood(pieces, calls=len(values))
+    assert failure is None
+    assert replies == [{"return": value} for value in values]
+
+
+def test_what_is_whole_before_garbage_on_one_line_counts() -> None:
+    replies, events, failure = understood([b'{"return": 1} oops}\r\n'], calls=1)
+    assert (replies, events, failure) == ([{"return": 1}], [], "QMPProtocolError")
+
+
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(MESSAGES, max_size=3),
