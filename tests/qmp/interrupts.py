@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import gc
 import sys
 import threading
 from collections.abc import Callable
@@ -56,7 +57,14 @@ class _Points:
     def watch(self, action: Callable[[], object]) -> None:
         """Does it, and looks at each instruction of this thread meanwhile, but for our own."""
         watch = self._monitor if sys.version_info >= (3, 12) else self._trace
-        watch(action)
+        # What is raised in a callback of the collector goes nowhere, and hypothesis has one.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            watch(action)
+        finally:
+            if collecting:
+                gc.enable()
 
     def _trace(self, action: Callable[[], object]) -> None:
         def trace(frame: FrameType, what: str, _: Any) -> Any:
