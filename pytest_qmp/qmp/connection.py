@@ -15,7 +15,7 @@ from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.events import EventLog
 from pytest_qmp.qmp.session import Call, Session
-from pytest_qmp.qmp.transport import SocketTransport
+from pytest_qmp.qmp.transport import SocketTransport, send_queued
 
 __all__ = ["BlockingConnection"]
 
@@ -88,12 +88,13 @@ class BlockingConnection:
         transport = self._transport
         self._require_own_process()
         with self._lock:
-            self._refuse_if_busy()
+            if self._busy:
+                raise self._used_while_busy()
             self.require_open()
+            call = make()
             if fds:
                 transport.require_passable(fds)
-            call = make()
-            call.fds = tuple(fds)
+                call.fds = tuple(fds)
             self._busy = True
             try:
                 self.session.expect(call)
@@ -196,7 +197,8 @@ class BlockingConnection:
             bell: SimpleQueue[None] | None = None
             try:
                 with self._lock:
-                    self._dispatch()
+                    if transport.inbox or transport.outbox:
+                        self._dispatch()
                     if ready():
                         return True
                     if self.session.failure is not None:
@@ -240,7 +242,8 @@ class BlockingConnection:
     def _dispatch(self) -> None:
         inbox = self._transport.inbox
         if inbox:
-            self._refuse_if_busy()
+            if self._busy:
+                raise self._used_while_busy()
             self._busy = True
             try:
                 while inbox:
@@ -250,7 +253,8 @@ class BlockingConnection:
             finally:
                 self._busy = False
         if self._transport.outbox:
-            self._refuse_if_busy()
+            if self._busy:
+                raise self._used_while_busy()
             self._flush()
 
     def _receive(self, unread: tuple[bytes]) -> None:
@@ -270,22 +274,21 @@ class BlockingConnection:
             raise
 
     def _flush(self) -> None:
-        outbox = self._transport.outbox
-        if outbox and self.session.failure is None:
+        transport = self._transport
+        if self.session.failure is None:
             try:
-                self._transport.flush()
+                send_queued(transport.sock, transport.outbox)
             except OSError as error:
-                outbox.clear()
+                transport.outbox.clear()
                 # The peer may have said why before it left: reading finds that, then the end.
                 if not isinstance(error, ConnectionError) and error.errno != errno.ENOTCONN:
                     self.session.end(QMPDisconnectedError(f"can't send to {self.peer}: {error}"))
 
-    def _refuse_if_busy(self) -> None:
-        if self._busy:
-            raise QMPError(
-                f"the connection to {self.peer} was used by a signal handler that interrupted it "
-                "between a command and its bookkeeping: raise out of the handler, and use it then"
-            )
+    def _used_while_busy(self) -> QMPError:
+        return QMPError(
+            f"the connection to {self.peer} was used by a signal handler that interrupted it "
+            "between a command and its bookkeeping: raise out of the handler, and use it then"
+        )
 
     def _require_own_process(self) -> None:
         # Before the lock, which another thread of the parent may have held at the fork.

@@ -41,8 +41,14 @@ class Deadline:
         Args:
             longest: seconds that it may be at most.
         """
-        left = longest if self.at is None else min(self.at - time.monotonic(), longest)
-        return None if left == math.inf else min(max(math.ceil(left * 1000), 0), 2**31 - 1)
+        left = longest
+        if self.at is not None:
+            left = self.at - time.monotonic()
+            if left <= 0:
+                return 0
+            if left > longest:
+                left = longest
+        return None if left == math.inf else min(math.ceil(left * 1000), 2**31 - 1)
 
     @property
     def expired(self) -> bool:

@@ -68,6 +68,7 @@ class SocketTransport:
         self._mask = select.POLLIN
         self._poll = self._new_poll(self._mask)
         self._polling = False
+        self._closed = False
 
     def _new_poll(self, mask: int) -> select.poll:
         poll = select.poll()
@@ -97,7 +98,7 @@ class SocketTransport:
             ready = poll.poll(deadline.poll_milliseconds(longest))
         finally:
             self._polling = nested
-        if self.closed:
+        if self._closed:
             return
         for fd, found in ready:
             if fd == self._wake_fd:
@@ -119,14 +120,6 @@ class SocketTransport:
         """How many bytes have arrived and were not read."""
         answer = fcntl.ioctl(self.sock, termios.FIONREAD, struct.pack("i", 0))
         return int(struct.unpack("i", answer)[0])
-
-    def flush(self) -> None:
-        """Sends what the kernel takes now.
-
-        Raises:
-            OSError: if the peer is gone.
-        """
-        send_queued(self.sock, self.outbox)
 
     def withdraw(self, call: Call) -> bool:
         """Takes back a message of which nothing was sent.
@@ -151,16 +144,12 @@ class SocketTransport:
 
     def wake(self) -> None:
         """Ends a wait() in another thread."""
-        if not self.closed:
+        if not self._closed:
             self._wake_write.write(b"\1\0\0\0\0\0\0\0")
-
-    @property
-    def closed(self) -> bool:
-        """True once it was closed here."""
-        return self.sock.fileno() < 0
 
     def close(self) -> None:
         """Closes the socket and the wake-up descriptors. Idempotent."""
+        self._closed = True
         self.sock.close()
         self._wake_read.close()
         self._wake_write.close()

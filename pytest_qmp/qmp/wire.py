@@ -21,9 +21,10 @@ _has_two_on_a_line = re.compile(rb"\}[ \t\r]*\{").search
 _INSIDE_STRING = re.compile(rb'["\\]')
 
 _ScannerCheckpoint = tuple[int, bool, bool, list[bytes], int, int]
-Checkpoint = tuple[
+_PendingCheckpoint = tuple[
     list[bytes], int, int, int, Union["_BracketScanner", None], _ScannerCheckpoint | None
 ]
+Checkpoint = _PendingCheckpoint | None
 
 
 class MessageReader:
@@ -94,6 +95,8 @@ class MessageReader:
     def checkpoint(self) -> Checkpoint:
         """Where it stands, with every whole message handed out; for ``restore``."""
         scanner = self._scanner
+        if scanner is None and not self._chunks:
+            return None
         return (
             self._chunks,
             len(self._chunks),
@@ -105,11 +108,13 @@ class MessageReader:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Forgets all that was fed since that checkpoint."""
-        self._chunks, kept, self._size, self._balance, self._scanner, state = checkpoint
-        del self._chunks[kept:]
-        if self._scanner is not None:
-            self._scanner.restore(state)
-        self._probe = None
+        self._drop_pending()
+        self._scanner = None
+        if checkpoint is not None:
+            self._chunks, kept, self._size, self._balance, self._scanner, state = checkpoint
+            del self._chunks[kept:]
+            if self._scanner is not None:
+                self._scanner.restore(state)
         self._ready = []
         self._error = None
 
