@@ -11,6 +11,7 @@ from pytest_qmp.errors import FakeQMPServerError, QMPCommandError, UnmodelledCom
 from pytest_qmp.qmp.schema import ArrayType, BuiltinType, ObjectType, Schema
 
 from .arguments import check_arguments
+from .clock import Clock
 from .commands import HANDLERS, Context
 from .machine import Machine
 from .monitor import NO_REPLY, Call, MonitorSession, Pending, Reply
@@ -32,6 +33,7 @@ class Core:
         args: QEMU's arguments.
         strict: refuse stubs and events that no QEMU of that version could have sent.
         schedule: calls a function so many seconds later.
+        virtual_time: time stands still but for ``clock.advance()``.
     """
 
     def __init__(
@@ -40,15 +42,17 @@ class Core:
         args: Sequence[str],
         strict: bool,
         schedule: Callable[[float, Callable[[], None]], None],
+        *,
+        virtual_time: bool = False,
     ) -> None:
         self.dialect = find_dialect(emulate)
         self.strict = strict
         self.calls: list[Call] = []
         self.sessions: list[MonitorSession] = []
-        self.machine = Machine(parse_options(args), self.dialect, self.send_event)
+        self.clock = Clock(schedule, virtual=virtual_time)
+        self.machine = Machine(parse_options(args), self.dialect, self.send_event, self.clock)
         self.checker = Checker(self.dialect, self.schema, strict)
         self.stubs = Stubs(self.checker)
-        self._schedule = schedule
         self._faults: list[str] = []
         self._unmodelled: dict[str, None] = {}
 
@@ -90,6 +94,10 @@ class Core:
             event["data"] = dict(data)
         for session in self.sessions:
             session.send_event(event)
+
+    def settle(self) -> None:
+        """What was to come after the present command's reply, or test's action, comes."""
+        self.clock.settle()
 
     def note_fault(self) -> None:
         """Remembers the exception in flight for ``check()``."""
@@ -144,7 +152,7 @@ class Core:
             if not pending.session.ended:
                 pending.finish(self._outcome(stub, call, pending.session))
 
-        self._schedule(stub.seconds, later)
+        self.clock.call_later(stub.seconds, later)
         return None
 
     def _outcome(self, stub: Stub, call: Call, session: MonitorSession) -> Reply:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .clock import Clock
 from .options import Options
 from .replies import CommandFailed
 from .versions import Dialect
@@ -24,17 +25,19 @@ class Machine:
         options: QEMU's command line.
         dialect: the version that is emulated.
         emit: sends an event to every monitor.
+        clock: the machine's time.
 
     Attributes:
         status: as ``query-status`` says.
         exit_status: None until the machine is to end; QEMU's exit status from then on.
     """
 
-    def __init__(self, options: Options, dialect: Dialect, emit: Emit) -> None:
+    def __init__(self, options: Options, dialect: Dialect, emit: Emit, clock: Clock) -> None:
         self.options = options
+        self.clock = clock
+        self.dialect = dialect
+        self.emit = emit
         self.exit_status: int | None = None
-        self._dialect = dialect
-        self._emit = emit
         self._suspended = False
         if options.incoming:
             self.status = "inmigrate"
@@ -60,11 +63,11 @@ class Machine:
     def stop(self, status: str = "paused") -> None:
         """Stops the CPUs; nothing happens where they don't run."""
         stoppable = self.running or (
-            self.status == "suspended" and self._dialect.stops_while_suspended
+            self.status == "suspended" and self.dialect.stops_while_suspended
         )
         if stoppable:
             self.status = status
-            self._emit("STOP", None)
+            self.emit("STOP", None)
 
     def cont(self) -> None:
         """Lets the CPUs run."""
@@ -73,21 +76,21 @@ class Machine:
         if self.running or self.status in ("inmigrate", "suspended"):
             return
         self.status = "suspended" if self._suspended else "running"
-        self._emit("RESUME", None)
+        self.emit("RESUME", None)
 
     def reset(self, *, guest: bool, reason: str) -> None:
         """Resets the machine, or ends it where that is what a reboot is to do."""
         if self.options.actions["reboot"] == "shutdown":
             self.shut_down(guest=guest, reason=reason)
             return
-        self._emit("RESET", {"guest": guest, "reason": reason})
+        self.emit("RESET", {"guest": guest, "reason": reason})
         self._suspended = False
         if not self.running and self.status != "inmigrate":
             self.status = "prelaunch"
 
     def shut_down(self, *, guest: bool, reason: str) -> None:
         """Ends the machine, or stops it for good where that is what a shutdown is to do."""
-        self._emit("SHUTDOWN", {"guest": guest, "reason": reason})
+        self.emit("SHUTDOWN", {"guest": guest, "reason": reason})
         if self.options.actions["shutdown"] == "pause":
             self.stop("shutdown")
         else:
@@ -95,18 +98,18 @@ class Machine:
 
     def end(self, reason: str) -> None:
         """Ends the machine whatever a shutdown is to do."""
-        self._emit("SHUTDOWN", {"guest": False, "reason": reason})
+        self.emit("SHUTDOWN", {"guest": False, "reason": reason})
         self.exit_status = 0
 
     def power_button(self) -> None:
         """Asks the guest to power off; what it makes of that is up to it."""
-        self._emit("POWERDOWN", None)
+        self.emit("POWERDOWN", None)
 
     def suspend(self) -> None:
         """The guest goes to sleep."""
         self._suspended = True
         self.status = "suspended"
-        self._emit("SUSPEND", None)
+        self.emit("SUSPEND", None)
 
     def wake_up(self) -> None:
         """Wakes the guest from its sleep."""
@@ -116,7 +119,7 @@ class Machine:
             raise CommandFailed("Unable to wake up: guest is not in suspended state")
         self._suspended = False
         self.status = "running"
-        self._emit("WAKEUP", None)
+        self.emit("WAKEUP", None)
 
     def panic(self) -> None:
         """The guest says that it has panicked."""
@@ -125,11 +128,11 @@ class Machine:
             action == "shutdown" and self.options.actions["shutdown"] == "pause"
         )
         shown = "run" if action == "none" else "pause" if stops else "poweroff"
-        self._emit("GUEST_PANICKED", {"action": shown})
+        self.emit("GUEST_PANICKED", {"action": shown})
         if action == "none":
             return
         if stops:
             self.stop("guest-panicked")
             return
-        self._emit("SHUTDOWN", {"guest": True, "reason": "guest-panic"})
+        self.emit("SHUTDOWN", {"guest": True, "reason": "guest-panic"})
         self.exit_status = 1 if action == "exit-failure" else 0

@@ -60,6 +60,9 @@ class Executor(Protocol):
     def execute(self, call: Call, pending: Pending) -> Reply | None:
         """Carries a command out; None if ``pending.finish()`` gives the reply, later."""
 
+    def settle(self) -> None:
+        """A command has its reply: what was to come after that comes."""
+
 
 class Pending:
     """A command that is being carried out, and may have its reply later."""
@@ -128,6 +131,7 @@ class MonitorSession:
         """Ends a command whose reply was deferred: see Pending."""
         self._running -= in_band
         self._answer(message, reply)
+        self._executor.settle()
         self._advance()
 
     def negotiate(self, enable: list[str]) -> None:
@@ -173,6 +177,7 @@ class MonitorSession:
             reply = Reply.failure(failed)
         if reply is not None:
             self._answer(message, reply)
+            self._executor.settle()
 
     def _dispatch(self, call: Call, message: Mapping[str, Any]) -> Reply | None:
         if not self.negotiated and call.command != _NEGOTIATE:

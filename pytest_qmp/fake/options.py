@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Options", "parse_options"]
+__all__ = ["Options", "parse_keys", "parse_options"]
 
 _ACTIONS = {"reboot": "reset", "shutdown": "poweroff", "panic": "shutdown", "watchdog": "reset"}
 
@@ -21,6 +21,7 @@ class Options:
         machine: the machine type of ``-M`` or ``-machine``.
         incoming: there is an ``-incoming``.
         pretty: a monitor of the command line (``-mon``, ``-qmp-pretty``) has ``pretty=on``.
+        pairs: every option without its dashes, and its value ("" for none), in order.
         actions: what to do on ``reboot``, ``shutdown``, ``panic`` and ``watchdog``.
     """
 
@@ -30,13 +31,15 @@ class Options:
     machine: str = "pc"
     incoming: bool = False
     pretty: bool = False
+    pairs: list[tuple[str, str]] = field(default_factory=list)
     actions: dict[str, str] = field(default_factory=lambda: dict(_ACTIONS))
 
 
 def parse_options(args: Sequence[str]) -> Options:
     """Reads QEMU arguments, with or without the name of the binary in front."""
     options = Options()
-    for option, value in _pairs(args):
+    options.pairs.extend(_pairs(args))
+    for option, value in options.pairs:
         if option == "S":
             options.paused = True
         elif option == "no-shutdown":
@@ -52,10 +55,10 @@ def parse_options(args: Sequence[str]) -> Options:
         elif option == "incoming":
             options.incoming = True
         elif option in ("mon", "qmp-pretty"):
-            pretty = "on" if option == "qmp-pretty" else _keys(value).get("pretty")
+            pretty = "on" if option == "qmp-pretty" else parse_keys(value).get("pretty")
             options.pretty = options.pretty or pretty == "on"
         elif option == "action":
-            options.actions.update(_keys(value))
+            options.actions.update(parse_keys(value))
     return options
 
 
@@ -67,7 +70,8 @@ def _pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield arg.removeprefix("-").removeprefix("-"), following
 
 
-def _keys(value: str) -> dict[str, str]:
+def parse_keys(value: str) -> dict[str, str]:
+    """The ``key=value`` parts of an option's value; a doubled comma stands for one."""
     pairs = (item.partition("=") for item in _split(value))
     return {key: text for key, equals, text in pairs if equals}
 
@@ -77,7 +81,7 @@ def _first(value: str, key: str) -> str | None:
     items = _split(value)
     if items and "=" not in items[0]:
         return items[0]
-    return _keys(value).get(key)
+    return parse_keys(value).get(key)
 
 
 def _split(value: str) -> list[str]:
