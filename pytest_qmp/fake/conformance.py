@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import array
 import json
+import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .server import FakeQMPServer
@@ -31,6 +34,9 @@ _TIMES = (
     (re.compile(r'^( +"(?:micro)?seconds": )\d+'), r'\1"<N>"'),
 )
 _LARGE = re.compile(r'"return": \[.*\]')
+#: What stands in a recording for the directory of its files, and for QEMU's own socket there.
+_FOLDER = "<TMP>"
+_SOCKET = f"{_FOLDER}/q.sock"
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,13 @@ def read_cases(lines: Iterable[str | bytes]) -> Iterator[Case]:
 
 
 class Peer(Protocol):
-    """A program under test, started with the arguments of a case."""
+    """A program under test, started with the arguments of a case.
+
+    Attributes:
+        address: the path of its QMP socket.
+    """
+
+    address: str
 
     def connect(self) -> socket.socket:
         """Connects to its QMP socket."""
@@ -98,11 +110,11 @@ class FakePeer:
 
     def __init__(self, case: Case, emulate: str) -> None:
         self.server = FakeQMPServer(emulate, args=case.qemu_args).start()
-        self._address = self.server.address
+        self.address = self.server.address
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
-        client.connect(self._address)
+        client.connect(self.address)
         return client
 
     def signal(self, name: str) -> None:
@@ -116,7 +128,7 @@ class FakePeer:
 
     def has_socket_file(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(self._address) == 0
+            return probe.connect_ex(self.address) == 0
 
     def close(self) -> None:
         self.server.close()
@@ -136,23 +148,26 @@ def play(case: Case, start: Callable[[Case], Peer]) -> str:
     Returns:
         what differs from the recording; "" for nothing.
     """
-    peer = start(case)
-    try:
-        player = _Player(peer)
+    with tempfile.TemporaryDirectory(prefix="qmp-") as folder:
+        args = tuple(arg.replace(_FOLDER, folder) for arg in case.qemu_args)
+        peer = start(replace(case, qemu_args=args))
         try:
-            player.play(case)
-        except (Difference, OSError) as difference:
-            return f"{type(difference).__name__}: {difference}"
+            player = _Player(peer, folder)
+            try:
+                player.play(case)
+            except (Difference, OSError) as difference:
+                return f"{type(difference).__name__}: {difference}"
+            finally:
+                player.close()
         finally:
-            player.close()
-    finally:
-        peer.close()
+            peer.close()
     return ""
 
 
 class _Player:
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, folder: str) -> None:
         self._peer = peer
+        self._folder = folder
         self._client: socket.socket | None = None
         self._received = b""
         self._eof = False
@@ -179,11 +194,11 @@ class _Player:
 
     def _step(self, step: Mapping[str, Any]) -> None:
         if "scm_rights" in step:
-            raise Difference("the case passes file descriptors")
-        if "send" in step:
-            self._send(_as_bytes(step["send"]))
+            self._send_descriptors(self._sent(step["send"]), step["scm_rights"])
+        elif "send" in step:
+            self._send(self._sent(step["send"]))
         elif "send_split" in step:
-            data, chunk = _as_bytes(step["send_split"]), step["chunk"]
+            data, chunk = self._sent(step["send_split"]), step["chunk"]
             for start in range(0, len(data), chunk):
                 self._send(data[start : start + chunk])
         elif "recv" in step:
@@ -217,6 +232,21 @@ class _Player:
         client = self._open_client()
         client.settimeout(ANSWER_LIMIT)
         client.sendall(data)
+
+    def _send_descriptors(self, data: bytes, count: int) -> None:
+        client = self._open_client()
+        client.settimeout(ANSWER_LIMIT)
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        try:
+            rights = array.array("i", [descriptor] * count)
+            client.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        finally:
+            os.close(descriptor)
+
+    def _sent(self, item: Any) -> bytes:
+        if isinstance(item, Mapping):
+            return bytes.fromhex(item["hex"])
+        return str(item).replace(_FOLDER, self._folder).encode()
 
     def _expect(self, lines: list[Any], eof: bool) -> None:
         for expected in lines:
@@ -265,6 +295,7 @@ class _Player:
                 raise Difference(f"the connection ended after {self._received!r}")
         line, _, self._received = self._received.partition(b"\r\n")
         text = line.decode("ascii", "backslashreplace")
+        text = text.replace(self._peer.address, _SOCKET).replace(self._folder, _FOLDER)
         for pattern, replacement in _TIMES:
             text = pattern.sub(replacement, text)
         return text
@@ -282,10 +313,6 @@ class _Player:
         self._received += data
         self._eof = not data
         return bool(data)
-
-
-def _as_bytes(item: Any) -> bytes:
-    return bytes.fromhex(item["hex"]) if isinstance(item, Mapping) else str(item).encode()
 
 
 def _compare(what: str, expected: Any, got: Any) -> None:
