@@ -1,10 +1,10 @@
-"""Which one of several unexpected arguments QEMU names: the first one in its set of strings."""
+"""The order in which QEMU goes through names that it keeps in a hash table of GLib's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["first_in_set"]
+__all__ = ["StringTable", "first_in_set"]
 
 _LEAST_SHIFT = 3
 #: The largest primes below 2**n, as far as anyone sends arguments.
@@ -14,13 +14,16 @@ _PRIMES = (1, 2, 3, 7, 13, 31, 61, 127, 251, 509, 1021, 2039, 4093, 8191, 16381,
 def _hash(text: str) -> int:
     """Bernstein's hash as GLib has it: 32 bits, bytes signed, 0 and 1 kept for itself."""
     value = 5381
-    for byte in text.encode("utf-8", "surrogatepass"):
+    for byte in text.encode("utf-8", "surrogatepass").replace(b"\0", b"\xc0\x80"):
         value = (value * 33 + (byte - 256 if byte > 127 else byte)) % 2**32
     return max(value, 2)
 
 
-class _StringSet:
-    """An open hash table that fills, grows and shrinks in the way of GLib's."""
+class StringTable:
+    """An open hash table that fills, grows and shrinks in the way of GLib's.
+
+    Iterating over it goes through its texts in the order in which GLib does.
+    """
 
     def __init__(self) -> None:
         self._size = 1 << _LEAST_SHIFT
@@ -28,16 +31,21 @@ class _StringSet:
         self._count = 0
         # Slots in use, those of removed texts included until the next change of size.
         self._occupied = 0
-        self.slots: list[str | None] = [None] * self._size
+        self._slots: list[str | None] = [None] * self._size
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([text for text in self._slots if text is not None])
 
     def add(self, text: str) -> None:
-        self.slots[self._free(text, self.slots)] = text
+        """Puts in a text that is not in the table yet."""
+        self._slots[self._free(text, self._slots)] = text
         self._count += 1
         self._occupied += 1
         self._resize()
 
     def remove(self, text: str) -> None:
-        self.slots[self.slots.index(text)] = None
+        """Takes out a text that is in the table."""
+        self._slots[self._slots.index(text)] = None
         self._count -= 1
         self._resize()
 
@@ -56,25 +64,25 @@ class _StringSet:
         shift = max(int(self._count * 1.333).bit_length(), _LEAST_SHIFT)
         shift = min(shift, len(_PRIMES) - 1)
         previous, self._size, self._prime = self._size, 1 << shift, _PRIMES[shift]
-        self.slots += [None] * (self._size - previous)
-        settled = [False] * len(self.slots)
+        self._slots += [None] * (self._size - previous)
+        settled = [False] * len(self._slots)
         for index in range(previous):
-            text = None if settled[index] else self.slots[index]
+            text = None if settled[index] else self._slots[index]
             if text is not None:
-                self.slots[index] = None
+                self._slots[index] = None
             while text is not None:
                 place = self._free(text, settled)
                 settled[place] = True
-                self.slots[place], text = text, self.slots[place]
-        del self.slots[self._size :]
+                self._slots[place], text = text, self._slots[place]
+        del self._slots[self._size :]
         self._occupied = self._count
 
 
 def first_in_set(texts: Iterable[str], removed: Iterable[str]) -> str:
     """What QEMU comes upon first when ``texts`` were put in its set, then ``removed`` taken out."""
-    table = _StringSet()
+    table = StringTable()
     for text in texts:
         table.add(text)
     for text in removed:
         table.remove(text)
-    return next(text for text in table.slots if text is not None)
+    return next(iter(table))
