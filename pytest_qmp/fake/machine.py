@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .block import BlockLayer
 from .clock import Clock
+from .descriptors import Descriptors
 from .options import Options
 from .replies import CommandFailed
 from .versions import Dialect
@@ -28,6 +30,7 @@ class Machine:
         clock: the machine's time.
 
     Attributes:
+        block: its block nodes, block devices and jobs.
         status: as ``query-status`` says.
         exit_status: None until the machine is to end; QEMU's exit status from then on.
     """
@@ -37,7 +40,11 @@ class Machine:
         self.clock = clock
         self.dialect = dialect
         self.emit = emit
+        self.block = BlockLayer(dialect, clock, emit)
         self.exit_status: int | None = None
+        self.descriptors = Descriptors(
+            dialect.first_descriptor, removes_late=dialect.removes_descriptors_late
+        )
         self._suspended = False
         if options.incoming:
             self.status = "inmigrate"
