@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Options", "parse_keys", "parse_options"]
+from .command_line import Argument, first_value, parse_keys, parse_value, read_arguments
+
+__all__ = ["Options", "parse_keys", "parse_options", "parse_value"]
 
 _ACTIONS = {"reboot": "reset", "shutdown": "poweroff", "panic": "shutdown", "watchdog": "reset"}
 
@@ -22,6 +24,7 @@ class Options:
         incoming: there is an ``-incoming``.
         pretty: a monitor of the command line (``-mon``, ``-qmp-pretty``) has ``pretty=on``.
         pairs: every option without its dashes, and its value ("" for none), in order.
+        arguments: the same, each with the text that errors about it begin with.
         actions: what to do on ``reboot``, ``shutdown``, ``panic`` and ``watchdog``.
     """
 
@@ -32,13 +35,16 @@ class Options:
     incoming: bool = False
     pretty: bool = False
     pairs: list[tuple[str, str]] = field(default_factory=list)
+    arguments: list[Argument] = field(default_factory=list)
     actions: dict[str, str] = field(default_factory=lambda: dict(_ACTIONS))
 
 
 def parse_options(args: Sequence[str]) -> Options:
     """Reads QEMU arguments, with or without the name of the binary in front."""
     options = Options()
-    options.pairs.extend(_pairs(args))
+    named = bool(args) and not args[0].startswith("-")
+    options.arguments = read_arguments(args[1:] if named else args)
+    options.pairs = [(argument.option, argument.value) for argument in options.arguments]
     for option, value in options.pairs:
         if option == "S":
             options.paused = True
@@ -47,11 +53,11 @@ def parse_options(args: Sequence[str]) -> Options:
         elif option == "no-reboot":
             options.actions["reboot"] = "shutdown"
         elif option == "name":
-            options.name = _first(value, "guest")
+            options.name = first_value(value, "guest")
         elif option == "uuid":
             options.uuid = value
         elif option in ("M", "machine"):
-            options.machine = _first(value, "type") or options.machine
+            options.machine = first_value(value, "type") or options.machine
         elif option == "incoming":
             options.incoming = True
         elif option in ("mon", "qmp-pretty"):
@@ -59,31 +65,6 @@ def parse_options(args: Sequence[str]) -> Options:
             options.pretty = options.pretty or pretty == "on"
         elif option == "action":
             options.actions.update(parse_keys(value))
+        elif option == "watchdog-action":
+            options.actions["watchdog"] = value
     return options
-
-
-def _pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options without their dashes, each with what follows it, if that is no option."""
-    for index, arg in enumerate(args):
-        if arg.startswith("-") and len(arg) > 1:
-            following = args[index + 1] if index + 1 < len(args) else ""
-            yield arg.removeprefix("-").removeprefix("-"), following
-
-
-def parse_keys(value: str) -> dict[str, str]:
-    """The ``key=value`` parts of an option's value; a doubled comma stands for one."""
-    pairs = (item.partition("=") for item in _split(value))
-    return {key: text for key, equals, text in pairs if equals}
-
-
-def _first(value: str, key: str) -> str | None:
-    """The value of a key that may be left out when it comes first."""
-    items = _split(value)
-    if items and "=" not in items[0]:
-        return items[0]
-    return parse_keys(value).get(key)
-
-
-def _split(value: str) -> list[str]:
-    """The parts between commas; a doubled comma stands for one."""
-    return [part.replace("\0", ",") for part in value.replace(",,", "\0").split(",")]
