@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 
@@ -10,6 +11,9 @@ from .monitor import MonitorSession
 __all__ = ["Channel"]
 
 _CHUNK = 65536
+#: How many descriptors QEMU takes at once.
+_MOST_DESCRIPTORS = 16
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Channel:
@@ -50,14 +54,25 @@ class Channel:
     def read(self) -> bool:
         """Takes what there is; False once the peer has nothing more to say."""
         try:
-            data = self.sock.recv(_CHUNK)
+            data, descriptors, _, _ = socket.recv_fds(
+                self.sock, _CHUNK, _MOST_DESCRIPTORS, _CLOSE_ON_EXEC
+            )
         except BlockingIOError:
             return True
         except OSError:
             return False
+        if descriptors:
+            self._take(descriptors)
         if data:
             self._receive(data)
         return bool(data)
+
+    def _take(self, descriptors: list[int]) -> None:
+        if self.session is not None:
+            self.session.descriptors.arrive(descriptors)
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def flush(self) -> None:
         """Sends what the peer takes, and closes if that was to follow."""

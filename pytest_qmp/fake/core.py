@@ -13,6 +13,7 @@ from pytest_qmp.qmp.schema import ArrayType, BuiltinType, ObjectType, Schema
 from .arguments import check_arguments
 from .clock import Clock
 from .commands import HANDLERS, Context
+from .descriptors import MonitorDescriptors
 from .machine import Machine
 from .monitor import NO_REPLY, Call, MonitorSession, Pending, Reply
 from .options import parse_options
@@ -60,9 +61,16 @@ class Core:
         """The schema of the emulated version."""
         return load_schema(self.dialect.name)
 
-    def open_session(self, *, pretty: bool = False) -> MonitorSession:
+    def open_session(
+        self, *, pretty: bool = False, descriptors: MonitorDescriptors | None = None
+    ) -> MonitorSession:
         """A monitor with a client that has just connected; it is greeted."""
-        session = MonitorSession(self.dialect, self, pretty=pretty)
+        session = MonitorSession(
+            self.dialect,
+            self,
+            pretty=pretty,
+            descriptors=descriptors or MonitorDescriptors(self.machine.descriptors.numbers),
+        )
         self.sessions.append(session)
         session.greet()
         return session

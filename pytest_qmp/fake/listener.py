@@ -8,6 +8,7 @@ import tempfile
 from contextlib import suppress
 
 from .channels import Channel
+from .descriptors import MonitorDescriptors
 
 __all__ = ["Listener"]
 
@@ -18,18 +19,22 @@ _LONGEST_DIRECTORY = 80
 class Listener:
     """Listens on a path that nobody else can reach; removed when closed.
 
+    Args:
+        descriptors: keeps what clients pass; it stays when they leave.
+
     Attributes:
         path: where it listens.
         client: the one client that is served; others wait until it leaves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, descriptors: MonitorDescriptors) -> None:
         base = tempfile.gettempdir()
         if len(os.fsencode(base)) > _LONGEST_DIRECTORY and os.access(os.sep + "tmp", os.W_OK):
             base = os.sep + "tmp"
         self._directory = tempfile.mkdtemp(prefix="qmp-", dir=base)
         self.path = os.path.join(self._directory, "qmp.sock")
         self.client: Channel | None = None
+        self.descriptors = descriptors
         self.sock = socket.socket(socket.AF_UNIX)
         try:
             self.sock.bind(self.path)
@@ -49,6 +54,7 @@ class Listener:
     def close(self) -> None:
         """Stops listening and removes the path."""
         self.sock.close()
+        self.descriptors.close()
         with suppress(FileNotFoundError):
             os.unlink(self.path)
         with suppress(FileNotFoundError):

@@ -51,6 +51,10 @@ class Machine:
         else:
             self.status = "prelaunch" if options.paused else "running"
 
+    def close(self) -> None:
+        """Gives back what the machine has open; it is safe to call again."""
+        self.descriptors.close()
+
     @property
     def running(self) -> bool:
         """Whether the guest's CPUs run."""

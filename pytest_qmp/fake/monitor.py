@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from .descriptors import MonitorDescriptors
 from .emitter import emit, hash_ordered
 from .json_parser import JSONReader, ParseFault
 from .replies import CommandFailed
@@ -84,6 +85,7 @@ class MonitorSession:
         dialect: the version that is emulated.
         executor: carries the commands out.
         pretty: the ``pretty=on`` of ``-mon``.
+        descriptors: those of this monitor; they outlive its clients.
 
     Attributes:
         outgoing: bytes to be sent, taken away by the owner.
@@ -93,8 +95,16 @@ class MonitorSession:
         hangs_up: the owner is to close the connection.
     """
 
-    def __init__(self, dialect: Dialect, executor: Executor, *, pretty: bool = False) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        executor: Executor,
+        *,
+        pretty: bool = False,
+        descriptors: MonitorDescriptors,
+    ) -> None:
         self.dialect = dialect
+        self.descriptors = descriptors
         self.outgoing = bytearray()
         self.negotiated = False
         self.oob = False

@@ -14,6 +14,7 @@ from . import spying
 from .channels import Channel
 from .console import Console
 from .core import Core
+from .descriptors import MonitorDescriptors
 from .guest import FakeGuest
 from .listener import Listener
 from .monitor import Call
@@ -97,6 +98,7 @@ class FakeQMPServer:
                 self._reactor.stop_accepting(self._listener.sock)
                 self._listener.close()
             self._core.end_sessions()
+            self._core.machine.close()
             if self._exit_status is None:
                 self._exit_status = _SIGKILL
                 self._ended.notify_all()
@@ -132,7 +134,9 @@ class FakeQMPServer:
             if self._listener is None:
                 if self._reactor.closed:
                     raise FakeQMPServerError("a closed server has no address")
-                self._listener = Listener()
+                self._listener = Listener(
+                    MonitorDescriptors(self._core.machine.descriptors.numbers)
+                )
                 self._accept_next()
             return self._listener.path
 
@@ -289,6 +293,7 @@ class FakeQMPServer:
             self._listener.close()
         for channel in self._reactor.channels:
             channel.closing = True
+        self._core.machine.close()
         # Whoever sees the EOF finds the status set.
         self._exit_status = status
         self._ended.notify_all()
@@ -298,11 +303,16 @@ class FakeQMPServer:
         self._core.note_fault()
         self._core.machine.exit_status = _SIGABRT
 
-    def _add_monitor(self, sock: socket.socket, pretty: bool = False) -> Channel | None:
+    def _add_monitor(
+        self,
+        sock: socket.socket,
+        pretty: bool = False,
+        descriptors: MonitorDescriptors | None = None,
+    ) -> Channel | None:
         if self._gone:
             sock.close()
             return None
-        session = self._core.open_session(pretty=pretty)
+        session = self._core.open_session(pretty=pretty, descriptors=descriptors)
         return self._reactor.add(sock, session.receive, session)
 
     def _accept_next(self) -> None:
@@ -314,11 +324,17 @@ class FakeQMPServer:
         client = listener.accept() if listener is not None else None
         if listener is not None and client is not None:
             self._reactor.stop_accepting(listener.sock)
-            listener.client = self._add_monitor(client, self._core.machine.options.pretty)
+            listener.client = self._add_monitor(
+                client, self._core.machine.options.pretty, listener.descriptors
+            )
 
     def _channel_dropped(self, channel: Channel) -> None:
         if channel.session is not None:
             self._core.close_session(channel.session)
+            # A listening monitor keeps what has a name for its next client.
+            channel.session.descriptors.close_unclaimed()
+            if self._listener is None or self._listener.client is not channel:
+                channel.session.descriptors.close()
         if channel in self._console_channels:
             self._console_channels.remove(channel)
         if self._listener is not None and self._listener.client is channel:

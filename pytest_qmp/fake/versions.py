@@ -24,6 +24,8 @@ class Dialect:
             ones parse a whole bracketed expression at once.
         has_singlestep: query-status says ``singlestep``.
         stops_while_suspended: ``stop`` acts on a suspended guest, and ``cont`` goes back to it.
+        first_descriptor: the lowest one that QEMU has not open, with one monitor connected.
+        removes_descriptors_late: ``remove-fd`` closes nothing before the guest runs.
     """
 
     name: str
@@ -32,14 +34,18 @@ class Dialect:
     incremental_parser: bool
     has_singlestep: bool
     stops_while_suspended: bool
+    first_descriptor: int
+    removes_descriptors_late: bool
 
 
 DIALECTS = {
     dialect.name: dialect
     for dialect in (
-        Dialect("7.2", (7, 2, 22), "Debian 1:7.2+dfsg-7+deb12u18+b3", False, True, False),
-        Dialect("10.0", (10, 0, 13), "Debian 1:10.0.13+ds-0+deb13u1", False, False, True),
-        Dialect("11.1", (11, 1, 3), "Debian 1:11.1.3+ds-1~bpo13+1", True, False, True),
+        Dialect("7.2", (7, 2, 22), "Debian 1:7.2+dfsg-7+deb12u18+b3", False, True, False, 11, True),
+        Dialect(
+            "10.0", (10, 0, 13), "Debian 1:10.0.13+ds-0+deb13u1", False, False, True, 11, False
+        ),
+        Dialect("11.1", (11, 1, 3), "Debian 1:11.1.3+ds-1~bpo13+1", True, False, True, 14, False),
     )
 }
 

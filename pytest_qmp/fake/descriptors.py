@@ -1,0 +1,227 @@
+"""File descriptors that clients pass over their monitor: names and sets of them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .replies import CommandFailed
+
+__all__ = ["Descriptors", "FdSet", "MonitorDescriptors", "Numbers", "Passed", "SetMember"]
+
+_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+_SET_PATH = "/dev/fdset/"
+
+
+class Numbers:
+    """What the emulated QEMU calls its descriptors: always the lowest number that is free.
+
+    Args:
+        first: the lowest that it has not open.
+    """
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self._taken: set[int] = set()
+
+    def take(self) -> int:
+        """The lowest number, taken from now on."""
+        number = self._first
+        while number in self._taken:
+            number += 1
+        self._taken.add(number)
+        return number
+
+    def give_back(self, number: int) -> None:
+        """It is free again."""
+        self._taken.discard(number)
+
+
+class Passed:
+    """A descriptor that a client has passed.
+
+    Attributes:
+        number: as QEMU calls it.
+        descriptor: as this process does.
+    """
+
+    def __init__(self, descriptor: int, numbers: Numbers) -> None:
+        self._numbers = numbers
+        self.number = numbers.take()
+        self.descriptor = descriptor
+
+    def release(self) -> int:
+        """The descriptor, now the caller's."""
+        self._numbers.give_back(self.number)
+        return self.descriptor
+
+    def close(self) -> None:
+        """Closes it."""
+        os.close(self.release())
+
+
+class MonitorDescriptors:
+    """Those of one monitor: what has come and is not claimed yet, and what ``getfd`` named.
+
+    Args:
+        numbers: of the machine.
+    """
+
+    def __init__(self, numbers: Numbers) -> None:
+        self._numbers = numbers
+        self._unclaimed: list[Passed] = []
+        self._named: dict[str, Passed] = {}
+
+    def arrive(self, descriptors: Iterable[int]) -> None:
+        """Some came with the bytes being read; what nobody has claimed before is closed."""
+        arrived = [Passed(descriptor, self._numbers) for descriptor in descriptors]
+        self.close_unclaimed()
+        self._unclaimed = arrived
+
+    def claim(self) -> Passed:
+        """The first that came, now the caller's; the others are closed.
+
+        Raises:
+            CommandFailed: none came.
+        """
+        if not self._unclaimed:
+            raise CommandFailed("No file descriptor supplied via SCM_RIGHTS")
+        claimed = self._unclaimed.pop(0)
+        self.close_unclaimed()
+        return claimed
+
+    def name(self, name: str, passed: Passed) -> None:
+        """Keeps a descriptor under a name; the one that had it is closed."""
+        previous = self._named.pop(name, None)
+        self._named[name] = passed
+        if previous is not None:
+            previous.close()
+
+    def take(self, name: str) -> int | None:
+        """The descriptor of that name, now the caller's; None if there is none."""
+        passed = self._named.pop(name, None)
+        return None if passed is None else passed.release()
+
+    def close_unclaimed(self) -> None:
+        """The client has left, or sends others."""
+        unclaimed, self._unclaimed = self._unclaimed, []
+        for passed in unclaimed:
+            passed.close()
+
+    def close(self) -> None:
+        """The monitor ends."""
+        self.close_unclaimed()
+        named, self._named = self._named, {}
+        for passed in named.values():
+            passed.close()
+
+
+@dataclass
+class SetMember:
+    """A descriptor in a set.
+
+    Attributes:
+        passed: the descriptor.
+        opaque: what the client said about it.
+        removed: it goes once the guest runs.
+    """
+
+    passed: Passed
+    opaque: str | None = None
+    removed: bool = False
+
+
+@dataclass
+class FdSet:
+    """A set, as ``add-fd`` makes them."""
+
+    id: int
+    members: list[SetMember] = field(default_factory=list)
+
+
+class Descriptors:
+    """The sets of a machine.
+
+    Args:
+        first_number: the lowest descriptor that the emulated QEMU has not open.
+        removes_late: what is removed stays until the guest runs.
+    """
+
+    def __init__(self, first_number: int, *, removes_late: bool) -> None:
+        self.sets: dict[int, FdSet] = {}
+        self.numbers = Numbers(first_number)
+        self._removes_late = removes_late
+
+    def add(self, passed: Passed, set_id: int | None, opaque: str | None) -> tuple[int, int]:
+        """Puts a descriptor in a set, a new one for None; returns the set's id and the number.
+
+        Raises:
+            CommandFailed: the id is negative; the descriptor is closed then.
+        """
+        if set_id is not None and set_id < 0:
+            passed.close()
+            raise CommandFailed("Parameter 'fdset-id' expects a non-negative value")
+        if set_id is None:
+            set_id = next(number for number in range(len(self.sets) + 1) if number not in self.sets)
+        found = self.sets.setdefault(set_id, FdSet(set_id))
+        found.members.append(SetMember(passed, opaque))
+        return set_id, passed.number
+
+    def remove(self, set_id: int, number: int | None, *, running: bool) -> None:
+        """Takes one descriptor out of a set, or all for None.
+
+        Raises:
+            CommandFailed: there is no such set, or no such descriptor in it.
+        """
+        found = self.sets.get(set_id)
+        members = [] if found is None else found.members
+        chosen = [member for member in members if number in (None, member.passed.number)]
+        if found is None or (number is not None and not chosen):
+            what = f"fdset-id:{set_id}" + ("" if number is None else f", fd:{number}")
+            raise CommandFailed(f"File descriptor named '{what}' not found")
+        for member in chosen:
+            member.removed = True
+        if running or not self._removes_late:
+            self._sweep(found)
+
+    def open(self, path: str, flags: int) -> int | None:
+        """A copy of a descriptor of the set that a path names; None if the path names none.
+
+        Raises:
+            OSError: there is no such set, or nothing in it that is open in that way.
+        """
+        if not path.startswith(_SET_PATH):
+            return None
+        tail = path[len(_SET_PATH) :]
+        found = self.sets.get(int(tail)) if tail.isdecimal() else None
+        if found is None:
+            raise FileNotFoundError(2, os.strerror(2), path)
+        for member in found.members:
+            access = fcntl.fcntl(member.passed.descriptor, fcntl.F_GETFL) & _ACCESS
+            if access == flags & _ACCESS:
+                copy = os.dup(member.passed.descriptor)
+                if flags & os.O_TRUNC:
+                    try:
+                        os.ftruncate(copy, 0)
+                    except OSError:
+                        os.close(copy)
+                        raise
+                return copy
+        raise PermissionError(13, os.strerror(13), path)
+
+    def close(self) -> None:
+        """The machine ends."""
+        for found in self.sets.values():
+            for member in found.members:
+                member.passed.close()
+        self.sets.clear()
+
+    def _sweep(self, found: FdSet) -> None:
+        for member in found.members:
+            if member.removed:
+                member.passed.close()
+        found.members = [member for member in found.members if not member.removed]
+        if not found.members:
+            del self.sets[found.id]
