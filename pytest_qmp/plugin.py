@@ -57,9 +57,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     binaries = settings_of(metafunc.config).qemu
     if len(binaries) > 1:
-        from pytest_qmp.vm.host import label_of_binary
+        from pytest_qmp.vm.host import labels_of_binaries
 
-        ids = [label_of_binary(one) for one in binaries]
+        ids = labels_of_binaries(binaries)
         metafunc.parametrize("_qmp_qemu", binaries, indirect=True, ids=ids, scope="session")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,57 @@ def test_linux_guest_in_a_cache_that_can_not_be(tmp_path: Path) -> None:
     done = build_linux(tmp_path / "file", tmp_path)
     assert done.returncode == 1
     assert "PYTEST_QMP_CACHE" in done.stderr
+
+
+# -- unpacking newer QEMUs -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The scripts alone, at a place of their own, with nothing unpacked."""
+    place = tmp_path / "checkout"
+    shutil.copytree(ROOT / "scripts", place / "scripts")
+    return place
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A PATH with the tools that a shell script takes for granted, and no apt."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("bash", "dirname", "mkdir", "flock", "mktemp", "rm", "awk", "head", "sed", "env"):
+        found = shutil.which(name)
+        assert found
+        (folder / name).symlink_to(found)
+    return folder
+
+
+def test_unpacking_qemu_without_apt(checkout: Path, path: Path) -> None:
+    done = run(checkout / "scripts" / "unpack-qemu", PATH=str(path))
+    assert done.returncode == 1
+    assert "can't unpack QEMU 10.0 11.1: there is no apt-get and dpkg-deb here" in done.stderr
+
+
+def test_unpacking_qemu_without_a_network(checkout: Path, path: Path) -> None:
+    codename = "$(. /etc/os-release && echo $VERSION_CODENAME)"
+    program(
+        path / "apt-get",
+        f'[ "$1" = indextargets ] && echo "http://localhost/debian {codename}" && exit\n'
+        "echo E: no route to host >&2; exit 100",
+    )
+    for name in ("apt-cache", "dpkg-deb"):
+        program(path / name, "exit 100")
+    done = run(checkout / "scripts" / "unpack-qemu", "10.0", PATH=str(path))
+    assert done.returncode == 1
+    if "this is not Debian" in done.stderr:
+        pytest.skip("this is not Debian")
+    assert "E: no route to host" in done.stderr
+    assert "No QEMU 10.0: apt-get could not fetch the package lists of trixie" in done.stderr
+    # Nothing half-made is left for the next run to trip over.
+    assert [entry.name for entry in (checkout / ".cache" / "qemu").iterdir()] == [".lock"]
+
+
+def test_unpacking_a_qemu_that_is_not_known(checkout: Path) -> None:
+    done = run(checkout / "scripts" / "unpack-qemu", "9.9")
+    assert done.returncode == 2
+    assert "VERSION is 10.0 or 11.1" in done.stderr

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ __all__ = [
     "arch_of_binary",
     "choose_accelerator",
     "find_qemu",
-    "label_of_binary",
+    "labels_of_binaries",
     "qemu_version",
 ]
 
@@ -127,8 +128,30 @@ def arch_of_binary(qemu: str | os.PathLike[str]) -> str | None:
     return found[1] if found else None
 
 
-def label_of_binary(qemu: str) -> str:
-    """A short name for a test's id, such as ``x86_64-7.2.22``; a broken binary keeps its name."""
+def labels_of_binaries(binaries: Sequence[str]) -> list[str]:
+    """Short names for test ids, such as ``x86_64-7.2.22``, each another.
+
+    A binary that does not tell its version keeps its name. Those of one version are told apart by
+    the part of their paths in which they differ: ``x86_64-7.2.22-debug``.
+    """
+    plain = [_label_of_binary(one) for one in binaries]
+    parts = [Path(shutil.which(one) or one).parts for one in binaries]
+    labels: list[str] = []
+    for label, path in zip(plain, parts, strict=True):
+        twins = [other for one, other in zip(plain, parts, strict=True) if one == label]
+        own = (
+            part
+            for part in reversed(path)
+            if sum(part in other for other in twins) == 1 and part != os.sep
+        )
+        if len(twins) > 1:
+            label += f"-{next(own, '')}".rstrip("-")
+        repeated = labels.count(label)
+        labels.append(f"{label}-{repeated + 1}" if repeated else label)
+    return labels
+
+
+def _label_of_binary(qemu: str) -> str:
     try:
         version = qemu_version(find_qemu(given=qemu))
     except VMError:
