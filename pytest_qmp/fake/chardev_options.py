@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from .command_line import Argument, StartFailed, read_keys
 
@@ -36,13 +37,11 @@ class ChardevOptions:
         argument: where it was given.
         id: its name.
         keys: what it was given, with ``backend``.
-        warnings: what QEMU writes about the way it was given.
     """
 
     argument: Argument
     id: str
     keys: dict[str, str]
-    warnings: list[str] = field(default_factory=list)
 
     @property
     def backend(self) -> str:
@@ -100,10 +99,21 @@ class ChardevOptions:
                 raise failed(f"Unable to parse FD number {number}")
 
 
-def read_chardev(argument: Argument, version: tuple[int, ...]) -> ChardevOptions:
-    """A ``-chardev``; StartFailed if its keys can't be."""
-    keys, warnings = _read(argument, argument.value, "backend", version)
-    return ChardevOptions(argument, keys.get("id", ""), keys, warnings)
+def read_chardev(
+    argument: Argument, version: tuple[int, ...], warn: Callable[[str], None]
+) -> ChardevOptions:
+    """A ``-chardev``.
+
+    Args:
+        argument: where it is.
+        version: of QEMU.
+        warn: takes what QEMU writes about the way it was given.
+
+    Raises:
+        StartFailed: its keys can't be.
+    """
+    keys = _read(argument, argument.value, "backend", version, warn)
+    return ChardevOptions(argument, keys.get("id", ""), keys)
 
 
 def read_short_form(argument: Argument, label: str, version: tuple[int, ...]) -> ChardevOptions:
@@ -138,13 +148,13 @@ def _short_keys(argument: Argument, value: str, version: tuple[int, ...]) -> dic
     if kind in ("file", "pipe"):
         return {"backend": kind, "path": rest}
     if kind == "unix":
-        return {"backend": "socket"} | _read(argument, rest, "path", version)[0]
+        return {"backend": "socket"} | _read(argument, rest, "path", version)
     if kind in ("tcp", "telnet", "tn3270", "websocket"):
         first, comma, options = rest.partition(",")
         host, colon, port = first.rpartition(":") if first.startswith("[") else _cut(first)
         if not colon or not port:
             raise StartFailed("")
-        keys = _read(argument, options, "", version)[0] if comma else {}
+        keys = _read(argument, options, "", version) if comma else {}
         also = {kind: "on"} if kind != "tcp" else {}
         return {"backend": "socket", "host": host.strip("[]"), "port": port} | also | keys
     if kind == "udp":
@@ -159,7 +169,13 @@ def _cut(address: str) -> tuple[str, str, str]:
 
 
 def _read(
-    argument: Argument, value: str, implied: str, version: tuple[int, ...]
-) -> tuple[dict[str, str], list[str]]:
+    argument: Argument,
+    value: str,
+    implied: str,
+    version: tuple[int, ...],
+    warn: Callable[[str], None] | None = None,
+) -> dict[str, str]:
     allowed = {key for key in _KEYS if _NEW_KEYS.get(key, (0,)) <= version}
-    return read_keys(argument, value, implied, allowed, booleans=_BOOLEANS, numbers=_NUMBERS)
+    return read_keys(
+        argument, value, implied, allowed, booleans=_BOOLEANS, numbers=_NUMBERS, warn=warn
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,29 +123,27 @@ def read_keys(
     argument: Argument,
     value: str,
     implied: str,
-    allowed: Collection[str],
+    allowed: Collection[str] | None,
     *,
     booleans: Collection[str] = (),
     numbers: Collection[str] = (),
-) -> tuple[dict[str, str], list[str]]:
+    warn: Callable[[str], None] | None = None,
+) -> dict[str, str]:
     """The keys of an option as QEMU reads and checks them.
 
     Args:
         argument: where they were given.
         value: the text to read.
         implied: the key of a first part without one, "" for none.
-        allowed: the keys that there are, besides ``id``.
+        allowed: the keys that there are, besides ``id``; None for any.
         booleans: those that are on or off.
         numbers: those that are a number.
-
-    Returns:
-        the keys, and the warnings that QEMU writes.
+        warn: takes what QEMU writes about a key without a value; None where it writes nothing.
 
     Raises:
         StartFailed: there is no such key, or it can't have that value.
     """
     found: dict[str, str] = {}
-    warnings: list[str] = []
     for index, part in enumerate(_split(value)):
         key, equals, text = part.partition("=")
         if not equals:
@@ -154,10 +152,11 @@ def read_keys(
             elif part:
                 off = part.startswith("no")
                 key, text = (part[2:], "off") if off else (part, "on")
-                warnings.append(
-                    f"{argument.text}: warning: short-form boolean option '{part}' deprecated\n"
-                    f"Please use {key}={text} instead"
-                )
+                if warn is not None:
+                    warn(
+                        f"{argument.text}: warning: short-form boolean option '{part}' deprecated\n"
+                        f"Please use {key}={text} instead"
+                    )
             else:
                 continue
         found[key] = text
@@ -168,13 +167,13 @@ def read_keys(
                     "Parameter 'id' expects an identifier\n"
                     "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
                 )
-        elif key not in allowed:
-            raise StartFailed("\n".join([*warnings, f"{argument.text}: Invalid parameter '{key}'"]))
+        elif allowed is not None and key not in allowed:
+            raise argument.failed(f"Invalid parameter '{key}'")
         elif key in booleans and text not in _BOOLEANS:
             raise argument.failed(f"Parameter '{key}' expects 'on' or 'off'")
         elif key in numbers and not _is_number(text):
             raise argument.failed(f"Parameter '{key}' expects a number")
-    return found, warnings
+    return found
 
 
 def parse_keys(value: str) -> dict[str, str]:

@@ -33,6 +33,8 @@ class Machine:
         block: its block nodes, block devices and jobs.
         status: as ``query-status`` says.
         exit_status: None until the machine is to end; QEMU's exit status from then on.
+        ended_abruptly: QEMU found no way on, and left its sockets where they are.
+        warn: takes what QEMU writes to its standard error.
     """
 
     def __init__(self, options: Options, dialect: Dialect, emit: Emit, clock: Clock) -> None:
@@ -42,6 +44,8 @@ class Machine:
         self.emit = emit
         self.block = BlockLayer(dialect, clock, emit)
         self.exit_status: int | None = None
+        self.ended_abruptly = False
+        self.warn: Callable[[str], None] = lambda text: None
         self.descriptors = Descriptors(
             dialect.first_descriptor, removes_late=dialect.removes_descriptors_late
         )
@@ -111,6 +115,18 @@ class Machine:
         """Ends the machine whatever a shutdown is to do."""
         self.emit("SHUTDOWN", {"guest": False, "reason": reason})
         self.exit_status = 0
+
+    def abort(self, text: str, status: int = 1) -> None:
+        """Ends QEMU at once, where it finds no way on.
+
+        Args:
+            text: why, as it writes it to its standard error; "" for nothing.
+            status: its exit status.
+        """
+        if text:
+            self.warn(text)
+        self.ended_abruptly = True
+        self.exit_status = status
 
     def power_button(self) -> None:
         """Asks the guest to power off; what it makes of that is up to it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from .console import Console
 from .core import Core
 from .descriptors import MonitorDescriptors
 from .guest import FakeGuest
+from .links import Link, Links
 from .listener import Listener
 from .monitor import Call
 from .reactor import Reactor
@@ -67,6 +68,7 @@ class FakeQMPServer:
         self._console = Console(self._send_console)
         self._console_channels: list[Channel] = []
         self._listener: Listener | None = None
+        self._links = Links(self._reactor)
         self._exit_status: int | None = None
         self.guest = FakeGuest(self._core.machine, self._console, self._reactor.change, strict)
 
@@ -97,6 +99,7 @@ class FakeQMPServer:
             if self._listener is not None:
                 self._reactor.stop_accepting(self._listener.sock)
                 self._listener.close()
+            self._links.end(remove=True)
             self._core.end_sessions()
             self._core.machine.close()
             if self._exit_status is None:
@@ -140,24 +143,24 @@ class FakeQMPServer:
                 self._accept_next()
             return self._listener.path
 
-    def open_monitor(self) -> socket.socket:
-        """A new monitor of its own; returns the client's end of its connection."""
+    def open_monitor(self, *, private: bool = False) -> socket.socket:
+        """A new monitor of its own; returns the client's end of its connection.
+
+        Args:
+            private: True keeps what comes on it out of ``calls`` and away from stubs.
+        """
         ours, theirs = socket.socketpair()
         with self._reactor.change():
-            self._add_monitor(ours)
+            channel = self._add_monitor(ours)
+            if channel is not None and channel.session is not None:
+                channel.session.private = private
         return theirs
 
     def open_console(self) -> socket.socket:
         """Connects to the first serial port; returns the client's end of the connection."""
         ours, theirs = socket.socketpair()
         with self._reactor.change():
-            if self._gone:
-                ours.close()
-                return theirs
-            channel = self._reactor.add(ours, self._console.receive)
-            channel.outgoing += self._console.backlog
-            self._console.backlog.clear()
-            self._console_channels.append(channel)
+            self._add_console(ours)
         return theirs
 
     @property
@@ -291,6 +294,7 @@ class FakeQMPServer:
         if self._listener is not None:
             self._reactor.stop_accepting(self._listener.sock)
             self._listener.close()
+        self._links.end(remove=not self._core.machine.ended_abruptly)
         for channel in self._reactor.channels:
             channel.closing = True
         self._core.machine.close()
@@ -315,6 +319,16 @@ class FakeQMPServer:
         session = self._core.open_session(pretty=pretty, descriptors=descriptors)
         return self._reactor.add(sock, session.receive, session)
 
+    def _add_console(self, sock: socket.socket) -> Channel | None:
+        if self._gone:
+            sock.close()
+            return None
+        channel = self._reactor.add(sock, self._console.receive)
+        channel.outgoing += self._console.backlog
+        self._console.backlog.clear()
+        self._console_channels.append(channel)
+        return channel
+
     def _accept_next(self) -> None:
         if self._listener is not None and not self._gone:
             self._reactor.accept_from(self._listener.sock, self._accept)
@@ -328,15 +342,46 @@ class FakeQMPServer:
                 client, self._core.machine.options.pretty, listener.descriptors
             )
 
+    def attach_monitor(self, link: Link, *, pretty: bool = False) -> None:
+        """A monitor on an open character device; each of its clients is served in turn."""
+        with self._reactor.change():
+            descriptors = MonitorDescriptors(self._core.machine.descriptors.numbers)
+            self._links.serve(link, lambda sock: self._add_monitor(sock, pretty, descriptors))
+
+    def attach_console(self, link: Link) -> None:
+        """The first serial port on an open character device."""
+        with self._reactor.change():
+            self._links.serve(link, self._add_console)
+
+    def attach_nothing(self, link: Link) -> None:
+        """An open character device that nobody listens to: what comes is dropped."""
+        with self._reactor.change():
+            self._links.serve(link, lambda sock: self._reactor.add(sock, lambda data: None))
+
+    def take_warnings(self, warn: Callable[[str], None]) -> None:
+        """Gives what QEMU would write to its standard error to ``warn``."""
+        self._core.machine.warn = warn
+
+    def finish_writing(self, limit: float) -> None:
+        """After the end: waits, so many seconds at most, until files and terminals have all."""
+        self._links.finish_writing(limit)
+
+    @property
+    def ended_abruptly(self) -> bool:
+        """Whether QEMU ended without removing its sockets."""
+        return self._core.machine.ended_abruptly
+
     def _channel_dropped(self, channel: Channel) -> None:
         if channel.session is not None:
             self._core.close_session(channel.session)
             # A listening monitor keeps what has a name for its next client.
             channel.session.descriptors.close_unclaimed()
-            if self._listener is None or self._listener.client is not channel:
+            served = self._listener is not None and self._listener.client is channel
+            if not served and not self._links.serves(channel):
                 channel.session.descriptors.close()
         if channel in self._console_channels:
             self._console_channels.remove(channel)
+        self._links.dropped(channel)
         if self._listener is not None and self._listener.client is channel:
             self._listener.client = None
             if not self._reactor.closed:
