@@ -15,7 +15,7 @@ from pytest_qmp.qmp.schema import (
 )
 
 from .emitter import hash_ordered
-from .integers import integer_fault
+from .integers import LATER_COMMAND, integer_fault
 from .member_order import first_in_set
 from .replies import CommandFailed
 
@@ -57,6 +57,8 @@ class _Visitor:
     def __init__(self, schema: Schema, command: str) -> None:
         self._schema = schema
         self._command = command
+        # The members of the object that is gone through now.
+        self._siblings: list[str] = []
 
     def visit(self, type_name: str, value: Any, path: str, leaf: str | None) -> None:
         """Checks one value; ``path`` and ``leaf`` are how errors call it."""
@@ -96,9 +98,11 @@ class _Visitor:
     def _members(
         self, found: ObjectType, value: dict[str, Any], path: str, known: dict[str, None]
     ) -> None:
+        siblings = [member.name for member in found.members]
         for member in found.members:
             known[member.name] = None
             if member.name in value:
+                self._siblings = siblings
                 inner = _join(path, member.name)
                 self.visit(member.type, value[member.name], inner, member.name)
             elif not member.optional:
@@ -150,7 +154,14 @@ class _Visitor:
             _wrong_type(path, found.json_type)
 
     def _integer(self, value: Any, path: str, leaf: str | None) -> None:
-        fault = integer_fault(self._command, path, leaf, value)
+        fault = integer_fault(
+            self._command,
+            self._siblings,
+            path,
+            leaf,
+            value,
+            is_later=self._schema.has_command(LATER_COMMAND),
+        )
         if fault:
             raise CommandFailed(fault)
 

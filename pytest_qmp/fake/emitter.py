@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 __all__ = ["Encoded", "emit", "hash_ordered"]
@@ -68,23 +68,67 @@ def _string(text: str) -> str:
     return '"' + _NEEDS_ESCAPE.sub(_escape, text) + '"'
 
 
-def _block(opening: str, items: Iterable[str], closing: str, indent: int | None) -> str:
-    if indent is None:
-        return opening + ", ".join(items) + closing
-    inner = "\n" + " " * (indent + 4)
-    return opening + ",".join(inner + item for item in items) + "\n" + " " * indent + closing
-
-
 def emit(value: Any, pretty: bool = False) -> str:
     """The JSON text of a value, without an end of line.
 
     Raises:
         TypeError: the value has something that JSON has not.
     """
-    return _emit(value, 0 if pretty else None)
+    # Without recursion: a client's id is sent back however deep it is.
+    parts: list[str] = []
+    open_ones: list[_Open] = []
+    while True:
+        while isinstance(value, Encoded) and pretty:
+            value = value.value
+        text = _scalar(value)
+        if text is None:
+            open_ones.append(_Open(value))
+            parts.append(open_ones[-1].opening)
+        else:
+            parts.append(text)
+        while open_ones and not (pair := open_ones[-1].following()):
+            closed = open_ones.pop()
+            parts.append(f"{_new_line(open_ones)}{closed.closing}" if pretty else closed.closing)
+        if not open_ones:
+            return "".join(parts)
+        first, key, value = pair
+        parts.append(
+            ("" if first else ",") + _new_line(open_ones) if pretty else "" if first else ", "
+        )
+        parts.append(key)
 
 
-def _emit(value: Any, indent: int | None) -> str:
+class _Open:
+    """An object or a list that is being written."""
+
+    __slots__ = ("_is_first", "_items", "closing", "opening")
+
+    def __init__(self, value: Any) -> None:
+        self._is_first = True
+        self._items: Iterator[tuple[str, Any]]
+        if isinstance(value, Mapping):
+            self.opening, self.closing = "{", "}"
+            self._items = ((f"{_string(key)}: ", value[key]) for key in hash_ordered(value))
+        elif isinstance(value, (list, tuple)):
+            self.opening, self.closing = "[", "]"
+            self._items = (("", item) for item in value)
+        else:
+            raise TypeError(f"{value!r} can't be sent as JSON")
+
+    def following(self) -> tuple[bool, str, Any] | None:
+        """Whether it is the first, what comes before it, and the next value; None at the end."""
+        pair = next(self._items, None)
+        if pair is None:
+            return None
+        first, self._is_first = self._is_first, False
+        return (first, *pair)
+
+
+def _new_line(open_ones: Sequence[_Open]) -> str:
+    return "\n" + " " * (4 * len(open_ones))
+
+
+def _scalar(value: Any) -> str | None:
     if isinstance(value, str):
         return _string(value)
     if value is None:
@@ -95,12 +139,4 @@ def _emit(value: Any, indent: int | None) -> str:
         return str(value)
     if isinstance(value, float):
         return f"{value:.17g}"
-    deeper = None if indent is None else indent + 4
-    if isinstance(value, Mapping):
-        items = [f"{_string(key)}: {_emit(value[key], deeper)}" for key in hash_ordered(value)]
-        return _block("{", items, "}", indent)
-    if isinstance(value, (list, tuple)):
-        return _block("[", [_emit(item, deeper) for item in value], "]", indent)
-    if isinstance(value, Encoded):
-        return value.text if indent is None else _emit(value.value, indent)
-    raise TypeError(f"{value!r} can't be sent as JSON")
+    return value.text if isinstance(value, Encoded) else None

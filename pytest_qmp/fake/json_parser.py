@@ -12,6 +12,8 @@ __all__ = ["JSONReader", "ParseFault"]
 _MAX_NESTING = 1024
 _MAX_TOKENS = 2 << 20
 _MAX_BYTES = 64 << 20
+#: What fits the buffer that QEMU writes its complaints to.
+_MAX_COMPLAINT = 1023
 _KEYWORDS = {b"true": True, b"false": False, b"null": None}
 
 
@@ -180,7 +182,8 @@ class JSONReader:
         elif kind == "]":
             self._brackets -= 1
         elif kind == "error":
-            out.append(self._fault(f"stray '{decode_lossy(token.text)}'", token))
+            if not self._faulty:
+                out.append(self._fault(b"stray '" + token.text.split(b"\0", 1)[0] + b"'", token))
             self._reset()
             return
         self._count += 1
@@ -212,7 +215,7 @@ class JSONReader:
             complete, value = self._automaton.feed(token)
         except _Malformed as malformed:
             self._faulty = True
-            out.append(self._fault(str(malformed), token))
+            out.append(self._fault(str(malformed).encode()[:_MAX_COMPLAINT], token))
             return
         if complete:
             out.append(value)
@@ -226,9 +229,11 @@ class JSONReader:
             return "token size"
         return ""
 
-    def _fault(self, text: str, token: Token) -> ParseFault:
-        where = f"{token.line}:{token.column}: " if self._incremental else ""
-        return ParseFault(f"{where}JSON parse error, {text}")
+    def _fault(self, text: bytes, token: Token) -> ParseFault:
+        if not self._incremental:
+            return ParseFault(f"JSON parse error, {decode_lossy(text)}")
+        shown = decode_lossy(text[:_MAX_COMPLAINT])
+        return ParseFault(f"{token.line}:{token.column}: JSON parse error, {shown}")
 
     def _reset(self) -> None:
         self._automaton = _Automaton(self._words)
