@@ -1,4 +1,4 @@
-"""Character devices as a command line describes them: ``-chardev``, and the short forms of others."""
+"""Character devices as a command line describes them: ``-chardev``, and short forms of it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,101 @@ from .command_line import Argument, StartFailed, read_keys
 __all__ = ["ChardevOptions", "read_chardev", "read_short_form"]
 
 _KEYS = frozenset(
-    """backend path input-path host port fd localaddr localport to ipv4 ipv6 wait server delay
-    nodelay reconnect reconnect-ms telnet tn3270 tls-creds tls-authz websocket width height cols
-    rows mux signal name debug size chardev chardevs append logfile logappend mouse clipboard
-    abstract tight encoding""".split()
+    [
+        "backend",
+        "path",
+        "input-path",
+        "host",
+        "port",
+        "fd",
+        "localaddr",
+        "localport",
+        "to",
+        "ipv4",
+        "ipv6",
+        "wait",
+        "server",
+        "delay",
+        "nodelay",
+        "reconnect",
+        "reconnect-ms",
+        "telnet",
+        "tn3270",
+        "tls-creds",
+        "tls-authz",
+        "websocket",
+        "width",
+        "height",
+        "cols",
+        "rows",
+        "mux",
+        "signal",
+        "name",
+        "debug",
+        "size",
+        "chardev",
+        "chardevs",
+        "append",
+        "logfile",
+        "logappend",
+        "mouse",
+        "clipboard",
+        "abstract",
+        "tight",
+        "encoding",
+    ]
 )
 _BOOLEANS = frozenset(
-    """ipv4 ipv6 wait server delay nodelay telnet tn3270 websocket mux signal append logappend
-    mouse clipboard abstract tight""".split()
+    [
+        "ipv4",
+        "ipv6",
+        "wait",
+        "server",
+        "delay",
+        "nodelay",
+        "telnet",
+        "tn3270",
+        "websocket",
+        "mux",
+        "signal",
+        "append",
+        "logappend",
+        "mouse",
+        "clipboard",
+        "abstract",
+        "tight",
+    ]
 )
-_NUMBERS = frozenset("to reconnect reconnect-ms width height cols rows debug".split())
+_NUMBERS = frozenset(
+    ["to", "reconnect", "reconnect-ms", "width", "height", "cols", "rows", "debug"]
+)
 _BACKENDS = frozenset(
-    """socket udp pipe file null stdio serial parallel pty vc mux ringbuf memory msmouse wctablet
-    testdev spicevmc spiceport qemu-vdagent dbus hub console""".split()
+    [
+        "socket",
+        "udp",
+        "pipe",
+        "file",
+        "null",
+        "stdio",
+        "serial",
+        "parallel",
+        "pty",
+        "vc",
+        "mux",
+        "ringbuf",
+        "memory",
+        "msmouse",
+        "wctablet",
+        "testdev",
+        "spicevmc",
+        "spiceport",
+        "qemu-vdagent",
+        "dbus",
+        "hub",
+        "console",
+    ]
 )
-_BARE = frozenset("null pty stdio msmouse wctablet braille testdev".split())
+_BARE = frozenset(["null", "pty", "stdio", "msmouse", "wctablet", "braille", "testdev"])
 _NEW_KEYS = {"reconnect-ms": (9, 2), "input-path": (10, 0), "chardevs": (10, 0)}
 _TRUE = ("on", "yes", "true", "y")
 
@@ -153,7 +233,7 @@ def _short_keys(argument: Argument, value: str, version: tuple[int, ...]) -> dic
         first, comma, options = rest.partition(",")
         host, colon, port = first.rpartition(":") if first.startswith("[") else _cut(first)
         if not colon or not port:
-            raise StartFailed("")
+            raise StartFailed()
         keys = _read(argument, options, "", version) if comma else {}
         also = {kind: "on"} if kind != "tcp" else {}
         return {"backend": "socket", "host": host.strip("[]"), "port": port} | also | keys

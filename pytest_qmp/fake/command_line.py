@@ -18,29 +18,168 @@ __all__ = [
 ]
 
 _ALONE = frozenset(
-    """S async-teardown audio-help daemonize enable-kvm enable-sync-profile full-screen h help
-    jitdump mem-prealloc no-acpi no-fd-bootchk no-hpet no-reboot no-shutdown no-user-config
-    nodefaults nographic old-param only-migratable perfmap portrait preconfig s semihosting
-    singlestep snapshot usb version win2k-hack xen-attach xen-domid-restrict""".split()
+    [
+        "S",
+        "async-teardown",
+        "audio-help",
+        "daemonize",
+        "enable-kvm",
+        "enable-sync-profile",
+        "full-screen",
+        "h",
+        "help",
+        "jitdump",
+        "mem-prealloc",
+        "no-acpi",
+        "no-fd-bootchk",
+        "no-hpet",
+        "no-reboot",
+        "no-shutdown",
+        "no-user-config",
+        "nodefaults",
+        "nographic",
+        "old-param",
+        "only-migratable",
+        "perfmap",
+        "portrait",
+        "preconfig",
+        "s",
+        "semihosting",
+        "singlestep",
+        "snapshot",
+        "usb",
+        "version",
+        "win2k-hack",
+        "xen-attach",
+        "xen-domid-restrict",
+    ]
 )
 _WITH_ARGUMENT = frozenset(
-    """D L M accel acpitable action add-fd append audio audiodev bios blockdev boot cdrom chardev
-    chroot compat cpu d debugcon device dfilter display drive dtb dump-vmstate echr fda fdb fsdev
-    fw_cfg g gdb global hda hdb hdc hdd icount incoming initrd iscsi k kernel loadvm m machine
-    mem-path mon monitor msg mtdblock name net netdev nic numa object option-rom overcommit
-    parallel pflash pidfile plugin prom-env qmp qmp-pretty qtest qtest-log readconfig rotate rtc
-    run-with runas sandbox sd seed semihosting-config serial set shim smbios smp spice tpmdev
-    trace usbdevice uuid vga virtfs vnc watchdog-action xen-domid""".split()
+    [
+        "D",
+        "L",
+        "M",
+        "accel",
+        "acpitable",
+        "action",
+        "add-fd",
+        "append",
+        "audio",
+        "audiodev",
+        "bios",
+        "blockdev",
+        "boot",
+        "cdrom",
+        "chardev",
+        "chroot",
+        "compat",
+        "cpu",
+        "d",
+        "debugcon",
+        "device",
+        "dfilter",
+        "display",
+        "drive",
+        "dtb",
+        "dump-vmstate",
+        "echr",
+        "fda",
+        "fdb",
+        "fsdev",
+        "fw_cfg",
+        "g",
+        "gdb",
+        "global",
+        "hda",
+        "hdb",
+        "hdc",
+        "hdd",
+        "icount",
+        "incoming",
+        "initrd",
+        "iscsi",
+        "k",
+        "kernel",
+        "loadvm",
+        "m",
+        "machine",
+        "mem-path",
+        "mon",
+        "monitor",
+        "msg",
+        "mtdblock",
+        "name",
+        "net",
+        "netdev",
+        "nic",
+        "numa",
+        "object",
+        "option-rom",
+        "overcommit",
+        "parallel",
+        "pflash",
+        "pidfile",
+        "plugin",
+        "prom-env",
+        "qmp",
+        "qmp-pretty",
+        "qtest",
+        "qtest-log",
+        "readconfig",
+        "rotate",
+        "rtc",
+        "run-with",
+        "runas",
+        "sandbox",
+        "sd",
+        "seed",
+        "semihosting-config",
+        "serial",
+        "set",
+        "shim",
+        "smbios",
+        "smp",
+        "spice",
+        "tpmdev",
+        "trace",
+        "usbdevice",
+        "uuid",
+        "vga",
+        "virtfs",
+        "vnc",
+        "watchdog-action",
+        "xen-domid",
+    ]
 )
 #: What some of the versions lack.
 _ABSENT = {
-    "7.2": frozenset("jitdump perfmap run-with shim".split()),
+    "7.2": frozenset(["jitdump", "perfmap", "run-with", "shim"]),
     "10.0": frozenset(
-        "async-teardown audio-help chroot no-acpi no-hpet portrait rotate runas singlestep".split()
+        [
+            "async-teardown",
+            "audio-help",
+            "chroot",
+            "no-acpi",
+            "no-hpet",
+            "portrait",
+            "rotate",
+            "runas",
+            "singlestep",
+        ]
     ),
     "11.1": frozenset(
-        """async-teardown audio-help chroot no-acpi no-hpet old-param portrait rotate runas
-        singlestep""".split()
+        [
+            "async-teardown",
+            "audio-help",
+            "chroot",
+            "no-acpi",
+            "no-hpet",
+            "old-param",
+            "portrait",
+            "rotate",
+            "runas",
+            "singlestep",
+        ]
     ),
 }
 _BOOLEANS = ("on", "off", "yes", "no", "true", "false", "y", "n")
@@ -50,14 +189,12 @@ class StartFailed(Exception):  # noqa: N818 - QEMU's own end, not a fault of the
     """QEMU ends before its machine begins.
 
     Args:
-        text: what it writes to its standard error, without the name of the program.
-        status: its exit status.
+        reports: what it writes to its standard error, each without the name of the program.
     """
 
-    def __init__(self, text: str, status: int = 1) -> None:
-        super().__init__(text)
-        self.text = text
-        self.status = status
+    def __init__(self, *reports: str) -> None:
+        super().__init__("\n".join(reports))
+        self.reports = reports
 
 
 @dataclass(frozen=True)

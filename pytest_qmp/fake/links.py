@@ -11,8 +11,8 @@ import threading
 import tty
 from collections.abc import Callable
 
-from .chardev_options import ChardevOptions
 from .channels import Channel
+from .chardev_options import ChardevOptions
 from .reactor import Reactor
 
 __all__ = ["Link", "Links", "open_link"]

@@ -1,4 +1,4 @@
-"""What a command line says about monitors and serial ports, in the order in which QEMU makes them."""
+"""What a command line says about monitors and serial ports, in the order of their making."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Wiring:
 
 
 def read_wiring(
-    arguments: Iterable[Argument], version: tuple[int, ...], warn: Callable[[str], None]
+    arguments: Iterable[Argument],
+    version: tuple[int, ...],
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Wiring:
     """Reads what there is of ``-chardev``, ``-mon``, ``-qmp``, ``-monitor`` and ``-serial``.
 
@@ -131,7 +133,7 @@ def _short_monitor(wiring: Wiring, argument: Argument, version: tuple[int, ...])
             wiring.chardevs.append(read_short_form(argument, name, version))
         except StartFailed as failed:
             reason = f"{argument.text}: parse error: {argument.value}"
-            raise StartFailed("\n".join(filter(None, [failed.text, reason]))) from failed
+            raise StartFailed(*failed.reports, reason) from failed
     wiring.monitors.append(MonitorOptions(argument, name, mode, pretty))
 
 
@@ -152,4 +154,4 @@ def _serial(
 def serial_failed(argument: Argument, failed: StartFailed | None) -> StartFailed:
     """The end of QEMU for a serial port that can't be had, after the reason."""
     reason = f"{argument.text}: {_SERIAL_FAILED.format(argument.value)}"
-    return StartFailed("\n".join(filter(None, [failed.text if failed else "", reason])))
+    return StartFailed(*(failed.reports if failed else ()), reason)

@@ -59,9 +59,9 @@ class _Program:
                 return 0
             return self._start(arguments)
         except StartFailed as failed:
-            if failed.text:
-                self._warn(failed.text)
-            return failed.status
+            for report in failed.reports:
+                self._warn(report)
+            return 1
 
     def _start(self, arguments: list[Argument]) -> int:
         options = {argument.option: argument for argument in arguments}

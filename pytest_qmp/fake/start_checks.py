@@ -105,4 +105,4 @@ def _check_accelerators(accelerators: list[Argument], warn: Callable[[str], None
             return
         failures.append(f"{argument.text}: invalid accelerator {name}")
     if failures:
-        raise StartFailed("\n".join(failures))
+        raise StartFailed(*failures)
