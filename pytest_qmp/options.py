@@ -9,13 +9,13 @@ import pytest
 if TYPE_CHECKING:
     from pytest_qmp.settings import QMPSettings
 
-__all__ = ["DEFAULT_TIMEOUT", "OPTIONS", "add_options", "given_values", "settings_of"]
+__all__ = ["DEFAULT_TIMEOUT", "OPTIONS", "add_options", "flag", "given_values", "settings_of"]
 
 DEFAULT_TIMEOUT = 30.0
 
 _settings = pytest.StashKey["QMPSettings"]()
 
-# Name, what argparse is told, help. Each has an ini twin: --qmp-timeout and qmp_timeout.
+# Name, what argparse is told, help. Each has an ini twin: --qmp-max-memory and qmp_max_memory.
 OPTIONS: tuple[tuple[str, dict[str, Any], str], ...] = (
     (
         "backend",
@@ -31,6 +31,12 @@ OPTIONS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("arch", {"metavar": "ARCH"}, "the architecture: qemu-system-ARCH is used (default: x86_64)"),
     ("machine", {"metavar": "TYPE"}, "the machine type (default: q35 on x86_64, else virt)"),
     ("memory", {"metavar": "SIZE"}, "the guest's memory, such as 256M (default: QEMU's own)"),
+    (
+        "max_memory",
+        {"metavar": "SIZE"},
+        "how much memory the machines of this run have at most, all workers together, such as 4G "
+        "(default: what the host has available)",
+    ),
     (
         "accel",
         {"metavar": "NAME"},
@@ -49,15 +55,24 @@ OPTIONS: tuple[tuple[str, dict[str, Any], str], ...] = (
 )
 
 
+def flag(name: str) -> str:
+    """An option as it is written on the command line.
+
+    >>> flag("max_memory")
+    '--qmp-max-memory'
+    """
+    return f"--qmp-{name.replace('_', '-')}"
+
+
 def add_options(parser: pytest.Parser) -> None:
     """Registers the options and their ini twins."""
     group = parser.getgroup("qmp", "virtual machines and QMP (pytest-qmp)")
     for name, how, text in OPTIONS:
-        group.addoption(f"--qmp-{name}", dest=f"qmp_{name}", default=None, help=text, **how)
+        group.addoption(flag(name), dest=f"qmp_{name}", default=None, help=text, **how)
         kind: Literal["linelist", "bool", "string"] = (
             "linelist" if name == "qemu" else "bool" if name == "require" else "string"
         )
-        parser.addini(f"qmp_{name}", f"see --qmp-{name}", type=kind, default=None)
+        parser.addini(f"qmp_{name}", f"see {flag(name)}", type=kind, default=None)
 
 
 def given_values(config: pytest.Config) -> dict[str, tuple[str, Any]]:
@@ -67,7 +82,7 @@ def given_values(config: pytest.Config) -> dict[str, tuple[str, Any]]:
     """
     given: dict[str, tuple[str, Any]] = {}
     for name, _, _ in OPTIONS:
-        value, origin = config.getoption(f"qmp_{name}"), f"--qmp-{name}"
+        value, origin = config.getoption(f"qmp_{name}"), flag(name)
         if value is None:
             value, origin = config.getini(f"qmp_{name}"), f"qmp_{name} (ini)"
         if value is not None and value != []:

@@ -36,6 +36,7 @@ class QMPSettings:
         arch: the architecture, or None.
         machine: the machine type, or None.
         memory: the guest's memory, or None.
+        max_memory: what the machines of the run have at most, as it was written, or None.
         accel: the accelerator, or ``auto``.
         timeout: seconds.
         require: True fails where something is missing.
@@ -48,6 +49,7 @@ class QMPSettings:
     arch: str | None = None
     machine: str | None = None
     memory: str | None = None
+    max_memory: str | None = None
     accel: str = "auto"
     timeout: float = DEFAULT_TIMEOUT
     require: bool = False
@@ -161,6 +163,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "arch": _check_arch,
     "backend": _check_backend,
     "connect": _check_connect,
+    "max_memory": _check_memory,
     "memory": _check_memory,
     "qemu": _check_qemu,
     "timeout": _check_timeout,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_qmp import FakeQMPServer
-from pytest_qmp.options import OPTIONS
+from pytest_qmp.options import OPTIONS, flag
 
 from .conftest import Run
 
@@ -212,5 +212,5 @@ def test_a_missing_binary_skips_and_under_require_fails(run: Run) -> None:
 def test_help_names_every_option_and_its_ini(run: Run) -> None:
     shown = run("", "--help", accel="").stdout.str()
     for name, _, _ in OPTIONS:
-        assert f"--qmp-{name}" in shown
+        assert flag(name) in shown
         assert f"qmp_{name} (" in shown
