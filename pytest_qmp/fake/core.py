@@ -17,7 +17,7 @@ from .descriptors import MonitorDescriptors
 from .machine import Machine
 from .monitor import NO_REPLY, Call, MonitorSession, Pending, Reply
 from .options import parse_options
-from .replies import CommandFailed
+from .replies import CommandFailed, NotModelled
 from .stubs import Checker, Stub, Stubs
 from .versions import find_dialect, load_schema
 
@@ -129,14 +129,16 @@ class Core:
 
     def execute(self, call: Call, pending: Pending) -> Reply | None:
         """Carries out a command, for a MonitorSession."""
-        self.calls.append(call)
+        private = pending.session.private
+        if not private:
+            self.calls.append(call)
         try:
             known = self.schema().has_command(call.command)
             if known:
                 if call.oob and not self.schema().command(call.command).allow_oob:
                     raise CommandFailed(f"The command {call.command} does not support OOB")
                 check_arguments(self.schema(), call.command, call.arguments)
-            stub = self.stubs.take(call.command, call.arguments)
+            stub = None if private else self.stubs.take(call.command, call.arguments)
             if stub is not None:
                 return self._serve(stub, call, pending)
             if not known:
@@ -186,13 +188,20 @@ class Core:
     def _model(self, call: Call, session: MonitorSession) -> Reply:
         handler = HANDLERS.get(call.command)
         if handler is None:
-            self._unmodelled[call.command] = None
-            raise CommandFailed(
-                f"pytest-qmp's fake QEMU {self.dialect.name} does not model {call.command}; "
-                f"write a stub for it: {self._stub_to_write(call.command)}"
-            )
+            raise self._not_modelled(call.command, call.command)
         context = Context(self.dialect, self.machine, session)
-        return Reply.success(handler(context, call.arguments))
+        try:
+            return Reply.success(handler(context, call.arguments))
+        except NotModelled as lack:
+            raise self._not_modelled(call.command, f"{lack} (in {call.command})") from lack
+
+    def _not_modelled(self, command: str, what: str) -> CommandFailed:
+        """The answer to what the fake does not model; check() raises it as well."""
+        self._unmodelled[command] = None
+        return CommandFailed(
+            f"pytest-qmp's fake QEMU {self.dialect.name} does not model {what}; "
+            f"write a stub for it: {self._stub_to_write(command)}"
+        )
 
     def _broken(self, call: Call) -> Reply:
         self.note_fault()

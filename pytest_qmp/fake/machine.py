@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .block import BlockLayer
+from .chardevs import Chardevs
 from .clock import Clock
 from .descriptors import Descriptors
 from .options import Options
@@ -49,6 +50,7 @@ class Machine:
         self.descriptors = Descriptors(
             dialect.first_descriptor, removes_late=dialect.removes_descriptors_late
         )
+        self.chardevs = Chardevs(options, dialect, self.descriptors)
         self._suspended = False
         if options.incoming:
             self.status = "inmigrate"
@@ -57,6 +59,7 @@ class Machine:
 
     def close(self) -> None:
         """Gives back what the machine has open; it is safe to call again."""
+        self.chardevs.close()
         self.descriptors.close()
 
     @property

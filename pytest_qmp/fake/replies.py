@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["GENERIC_ERROR", "CommandFailed"]
+__all__ = ["GENERIC_ERROR", "CommandFailed", "NotModelled"]
 
 GENERIC_ERROR = "GenericError"
 
@@ -14,3 +14,7 @@ class CommandFailed(Exception):  # noqa: N818 - an answer on the wire, not an er
         super().__init__(desc)
         self.desc = desc
         self.error_class = error_class
+
+
+class NotModelled(Exception):  # noqa: N818 - told to the test as an unmodelled command
+    """A command is modelled, but not what it was asked for here; the text says what."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,7 @@ class FakeQMPServer:
         strict: bool = True,
         virtual_time: bool = False,
     ) -> None:
+        self._process = os.getpid()
         self._reactor = Reactor(self._end_if_over, self._channel_dropped, self._break_down)
         self._ended = threading.Condition(self._reactor.lock)
         self._core = Core(emulate, args, strict, self._reactor.schedule, virtual_time=virtual_time)
@@ -87,9 +89,13 @@ class FakeQMPServer:
     def close(self) -> None:
         """Ends the server and everything that it has open; it is safe to call again.
 
+        In a fork of the process that made it, nothing happens: the server runs in that one.
+
         Raises:
             FakeQMPServerError: a function that a test gave to the server does not return.
         """
+        if self._inherited:
+            return
         if not self._reactor.lock.acquire(timeout=_PATIENCE):
             raise FakeQMPServerError(
                 f"the fake can't be closed: a function that was given to it (by .call() or "
@@ -140,6 +146,7 @@ class FakeQMPServer:
                 self._listener = Listener(
                     MonitorDescriptors(self._core.machine.descriptors.numbers)
                 )
+                self._core.machine.chardevs.monitor_path = self._listener.path
                 self._accept_next()
             return self._listener.path
 
@@ -274,8 +281,15 @@ class FakeQMPServer:
             FakeQMPServerError: the fake, or a function given to it, raised; with the traceback.
             UnmodelledCommandError: commands came that are neither modelled nor stubbed.
         """
+        if self._inherited:
+            return
         with self._reactor.lock:
             self._core.check()
+
+    @property
+    def _inherited(self) -> bool:
+        # Looked at before the lock, which the thread of the parent may have held at the fork.
+        return os.getpid() != self._process
 
     @property
     def _gone(self) -> bool:

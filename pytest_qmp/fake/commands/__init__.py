@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from . import descriptors, migration, monitor, run_state
+from . import block, chardevs, descriptors, migration, monitor, run_state
 from .registry import Context, Handler
 
 __all__ = ["HANDLERS", "Context", "Handler"]
 
 HANDLERS: dict[str, Handler] = {
     command: handler
-    for area in (descriptors, monitor, run_state, migration)
+    for area in (block, chardevs, descriptors, monitor, run_state, migration)
     for command, handler in area.commands.handlers.items()
 }
