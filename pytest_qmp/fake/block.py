@@ -1,10 +1,15 @@
-"""The block layer of the emulated machine: its nodes, backends and jobs."""
+"""The block layer of the emulated machine: its nodes, backends, jobs and exports."""
 
 from __future__ import annotations
 
-from .block_backends import Backends, Emit
-from .block_graph import BlockGraph
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .block_backends import Backend, Backends, Emit
+from .block_graph import BlockGraph, Node
+from .block_open import Opener
 from .clock import Clock
+from .replies import CommandFailed
 from .versions import Dialect
 
 __all__ = ["BlockLayer"]
@@ -16,6 +21,9 @@ class BlockLayer:
     Attributes:
         graph: the block nodes.
         backends: the block backends.
+        attach: see :meth:`Backends.attach`.
+        detach: see :meth:`Backends.detach`.
+        group_exists: whether there is a throttle group of that id; for who keeps objects to set.
     """
 
     def __init__(self, dialect: Dialect, clock: Clock, emit: Emit) -> None:
@@ -26,3 +34,61 @@ class BlockLayer:
         self.backends = Backends(self.graph, emit)
         self.attach = self.backends.attach
         self.detach = self.backends.detach
+        self.group_exists: Callable[[str], bool] = lambda name: False
+        self.opener = Opener(
+            self.graph,
+            lambda name: self.group_exists(name),
+            lambda: self.backends.by_drive,
+        )
+
+    def add(self, options: Mapping[str, Any]) -> Node:
+        """``blockdev-add``: opens a node that the monitor owns."""
+        if "node-name" not in options:
+            raise CommandFailed("'node-name' must be specified for the root node")
+        node = self.opener.open(options)
+        node.monitor_owned = True
+        return node
+
+    def delete(self, name: str) -> None:
+        """``blockdev-del``: closes a node of the monitor's, if nothing uses it."""
+        node = self.graph.find(name)
+        if node is None:
+            raise CommandFailed(f"Failed to find node with node-name='{name}'")
+        if node.has_backend:
+            raise CommandFailed(f"Node {name} is in use")
+        node.check_blockers("drive-del")
+        if not node.monitor_owned:
+            raise CommandFailed(f"Node {name} is not owned by the monitor")
+        if node.parents:
+            raise CommandFailed(f"Block device {name} is in use")
+        node.monitor_owned = False
+        self.close(node)
+
+    def close(self, node: Node) -> None:
+        """Closes a node if nothing uses it, and what only it used."""
+        for backing in [edge.child for edge in node.children if edge.name == "backing"]:
+            if not node.parents:
+                backing.unblock(node)
+        self.graph.close_unused(node)
+
+    def find(self, device: str | None, node_name: str | None) -> Node:
+        """The node of a ``-drive`` or of a name; CommandFailed if there is none."""
+        backend = self.backends.by_drive.get(device) if device is not None else None
+        if backend is not None:
+            if backend.node is None:
+                raise CommandFailed(f"Device '{device}' has no medium")
+            return backend.node
+        node = self.graph.find(node_name) if node_name is not None else None
+        if node is None:
+            raise CommandFailed(
+                f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'"
+            )
+        return node
+
+    def lookup(self, name: str) -> Node:
+        """The node of a ``-drive`` or a node of that name."""
+        return self.find(name, name)
+
+    def backend_of(self, node: Node) -> Backend | None:
+        """The backend whose medium a node is."""
+        return next((b for b in self.backends.all if b.node is node), None)

@@ -12,7 +12,7 @@ from typing import Any
 
 from .replies import CommandFailed
 
-__all__ = ["ALL", "BlockGraph", "Blocker", "Edge", "Node", "Perm", "User"]
+__all__ = ["ALL", "NOTHING", "BlockGraph", "Blocker", "Edge", "Node", "Perm", "User"]
 
 _WELL_FORMED = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _LONGEST_NAME = 31
@@ -28,6 +28,7 @@ class Perm(IntFlag):
 
 
 ALL = Perm.CONSISTENT_READ | Perm.WRITE | Perm.WRITE_UNCHANGED | Perm.RESIZE
+NOTHING = Perm(0)
 _WORDS = {
     Perm.CONSISTENT_READ: "consistent read",
     Perm.WRITE: "write",
@@ -84,7 +85,7 @@ class Edge:
     parent: Node | User
     child: Node
     name: str
-    perm: Perm = Perm(0)
+    perm: Perm = NOTHING
     shared: Perm = ALL
 
     @property
@@ -167,7 +168,7 @@ class Node:
     @property
     def cumulative(self) -> tuple[Perm, Perm]:
         """What all its users do together, and what all of them share."""
-        perm, shared = Perm(0), ALL
+        perm, shared = NOTHING, ALL
         for edge in self.parents:
             perm |= edge.perm
             shared &= edge.shared
@@ -364,6 +365,6 @@ def _passed_on(edge: Edge, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:
             needed |= Perm.WRITE | Perm.RESIZE
         return needed, shared & ~(Perm.WRITE | Perm.RESIZE)
     if how == "data":
-        needed = perm | (Perm.RESIZE if perm & Perm.WRITE else Perm(0))
+        needed = perm | (Perm.RESIZE if perm & Perm.WRITE else NOTHING)
         return needed, shared & ~Perm.RESIZE
     return perm, shared
