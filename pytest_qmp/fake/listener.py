@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from contextlib import suppress
+
+from pytest_qmp.keeper import client as keeper
 
 from .channels import Channel
 from .descriptors import MonitorDescriptors
@@ -31,7 +32,7 @@ class Listener:
         base = tempfile.gettempdir()
         if len(os.fsencode(base)) > _LONGEST_DIRECTORY and os.access(os.sep + "tmp", os.W_OK):
             base = os.sep + "tmp"
-        self._directory = tempfile.mkdtemp(prefix="qmp-", dir=base)
+        self._directory = keeper.make_folder("qmp-", base)
         self.path = os.path.join(self._directory, "qmp.sock")
         self.client: Channel | None = None
         self.descriptors = descriptors
@@ -55,7 +56,4 @@ class Listener:
         """Stops listening and removes the path."""
         self.sock.close()
         self.descriptors.close()
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
-        with suppress(FileNotFoundError):
-            os.rmdir(self._directory)
+        keeper.remove_folder(self._directory)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from contextlib import ExitStack, suppress
@@ -21,13 +23,13 @@ __all__ = [
     "ENVIRONMENT",
     "end",
     "forget",
-    "forget_path",
     "keeper_pid",
     "lost",
+    "make_folder",
     "mark",
     "open_pidfd",
+    "remove_folder",
     "watch",
-    "watch_path",
 ]
 
 #: The variable in the environment of what a keeper watches over.
@@ -201,22 +203,43 @@ def forget(pid: int) -> None:
             _keeper.tell(f"-run {pid}", restart=False)
 
 
-def watch_path(path: str | os.PathLike[str]) -> None:
-    """Has a file, or a folder with all in it, removed if it is there when this process ends."""
+def make_folder(prefix: str, base: str | None = None) -> str:
+    """Makes a folder that nobody else can look into, and that is removed with this process.
+
+    Args:
+        prefix: what its name begins with.
+        base: the folder that it is made in; default: that of temporary files.
+
+    Raises:
+        OSError: it can't be made there.
+    """
+    name = f"{prefix}{os.urandom(8).hex()}"
+    path = os.path.join(os.path.abspath(base or tempfile.gettempdir()), name)
     with _keeper.lock:
         _keeper.start()
-        absolute = os.path.abspath(path)
-        _keeper.paths.add(absolute)
-        _keeper.tell(f"+path {_hex(absolute)}")
+        # Told before it is there: a kill between the two leaves nothing.
+        _keeper.paths.add(path)
+        _keeper.tell(f"+path {_hex(path)}")
+    try:
+        os.mkdir(path, 0o700)
+    except BaseException:
+        _forget_path(path)
+        raise
+    return path
 
 
-def forget_path(path: str | os.PathLike[str]) -> None:
-    """A path was removed. Unknown ones are ignored."""
+def remove_folder(path: str) -> None:
+    """Removes a folder that ``make_folder`` made, with all that is in it. Idempotent."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
+    _forget_path(path)
+
+
+def _forget_path(path: str) -> None:
     with _keeper.lock:
-        absolute = os.path.abspath(path)
-        if absolute in _keeper.paths:
-            _keeper.paths.discard(absolute)
-            _keeper.tell(f"-path {_hex(absolute)}", restart=False)
+        if path in _keeper.paths:
+            _keeper.paths.discard(path)
+            _keeper.tell(f"-path {_hex(path)}", restart=False)
 
 
 def keeper_pid() -> int | None:

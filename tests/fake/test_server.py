@@ -13,6 +13,7 @@ import pytest
 
 from pytest_qmp.errors import FakeQMPServerError, UnmodelledCommandError
 from pytest_qmp.fake import FakeQMPServer
+from pytest_qmp.keeper import client as keeper
 
 from .client import LineClient
 
@@ -48,6 +49,7 @@ def test_a_version_that_it_does_not_know_is_refused_with_the_choices() -> None:
 
 @pytest.mark.skipif(not FDS.is_dir(), reason="needs /proc")
 def test_nothing_is_left_after_close() -> None:
+    keeper.mark()  # The keeper, and the socket to it, stay for the session.
     threads, fds = threading.active_count(), len(list(FDS.iterdir()))
     server = FakeQMPServer().start()
     clients = [server.open_monitor(), server.open_monitor(), server.open_console()]
