@@ -24,7 +24,9 @@ __all__ = [
     "UnmodelledCommandError",
     "VMConfigError",
     "VMError",
+    "VMGoneError",
     "VMLaunchError",
+    "VMVerdictError",
 ]
 
 
@@ -140,6 +142,24 @@ class VMLaunchError(VMError):
         self.argv = argv
         self.exit_status = exit_status
         self.stderr = stderr
+
+
+class VMVerdictError(VMError):
+    """Something happened to the machine that the test did not want, and nothing can come of it.
+
+    Attributes:
+        kind: what ``vm.allow()`` calls it: ``"panic"``, ``"reset"``, ``"exit"``, …
+        verdict: all that is known of it, a ``Verdict``.
+    """
+
+    def __init__(self, message: str, *, kind: str, verdict: Any = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.verdict = verdict
+
+
+class VMGoneError(VMVerdictError, QMPDisconnectedError):
+    """The same, and QEMU is gone with it."""
 
 
 class NeedsRealGuestError(VMError):

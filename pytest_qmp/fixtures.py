@@ -80,6 +80,7 @@ def qmp_vm_factory(
     """
     from pytest_qmp.launch import complete, launch, require
     from pytest_qmp.markers import marker_changes
+    from pytest_qmp.sharing import release_ended
     from pytest_qmp.vm.config import check_names
 
     item = request.node
@@ -101,6 +102,7 @@ def qmp_vm_factory(
     yield start
     for machine in reversed(started):
         machine.close()
+    release_ended(request.config)
     for machine in started:
         _report_faults(machine.check)
 
@@ -142,11 +144,11 @@ def qmp_fake_server(request: pytest.FixtureRequest) -> Iterator[FakeQMPServer]:
 
 
 def _report_faults(check: Callable[[], None]) -> None:
-    """Fails the test with what the fake has to say, without our own source around it."""
-    from pytest_qmp.errors import FakeQMPServerError
+    """Fails the test with what went wrong beside it, without our own source around it."""
+    from pytest_qmp.errors import FakeQMPServerError, VMVerdictError
 
     __tracebackhide__ = True
     try:
         check()
-    except FakeQMPServerError as error:
+    except (FakeQMPServerError, VMVerdictError) as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_qmp.options import settings_of
+
 if TYPE_CHECKING:
     from pytest_qmp.settings import QMPSettings
     from pytest_qmp.vm.machine import VirtualMachine
@@ -77,25 +79,36 @@ def add_sections(report: pytest.TestReport, machines: list[VirtualMachine]) -> N
 
 
 def add_faults(report: pytest.TestReport, checks: list[tuple[str, Callable[[], None]]]) -> None:
-    """Adds what the fakes of a test that failed have to say, which then is told once."""
-    from pytest_qmp.errors import FakeQMPServerError
+    """Adds what went wrong beside a test that failed, which then is told once."""
+    from pytest_qmp.errors import FakeQMPServerError, VMVerdictError
 
     for name, check in checks:
         try:
             check()
         except FakeQMPServerError as error:
             report.sections.append((f"{name}: what the fake has to say", str(error)))
+        except VMVerdictError as error:
+            report.sections.append((f"{name}: what happened to the machine", str(error)))
 
 
-def note_backends(report: pytest.TestReport, machines: list[VirtualMachine]) -> None:
+def note_backends(
+    report: pytest.TestReport, machines: list[VirtualMachine], config: pytest.Config
+) -> None:
     """Notes in a report who played its machines; xdist carries it to the controller."""
     kinds = sorted({machine.description for machine in machines})
     if kinds:
         report.__dict__["qmp_backends"] = kinds
+        if hasattr(config, "workerinput"):
+            # A worker has no terminal of its own for the header.
+            report.__dict__["qmp_header"] = header(settings_of(config))
 
 
-def summary(reports: list[pytest.TestReport]) -> str:
-    """The closing line: how many tests ran on what; empty if none had a machine."""
+def summary(reports: list[pytest.TestReport]) -> list[str]:
+    """The closing lines: how many tests ran on what; none if no test had a machine.
+
+    Before them the header, where the workers of xdist did not print it.
+    """
+    lines = {line: None for report in reports for line in report.__dict__.get("qmp_header", ())}
     ran: Counter[str] = Counter()
     for report in reports:
         if report.when == "call":
@@ -104,4 +117,4 @@ def summary(reports: list[pytest.TestReport]) -> str:
         f"{count} test{'' if count == 1 else 's'} on {description}"
         for description, count in sorted(ran.items())
     ]
-    return "qmp: " + ", ".join(parts) if parts else ""
+    return [*lines, *(["qmp: " + ", ".join(parts)] if parts else [])]

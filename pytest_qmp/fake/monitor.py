@@ -92,6 +92,7 @@ class MonitorSession:
         negotiated: the client has sent ``qmp_capabilities``; from then on it gets events.
         oob: it has enabled out-of-band execution.
         ended: the machine or the client is gone, nothing more is read or run.
+        private: not a client of the test's: stubs are not for it.
         hangs_up: the owner is to close the connection.
     """
 
@@ -110,6 +111,7 @@ class MonitorSession:
         self.oob = False
         self.ended = False
         self.hangs_up = False
+        self.private = False
         self._executor = executor
         self._pretty = pretty
         self._reader = JSONReader(dialect.incremental_parser)

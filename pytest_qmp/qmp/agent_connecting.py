@@ -17,6 +17,7 @@ from pytest_qmp.qmp.deadline import Deadline, seconds
 from pytest_qmp.qmp.session import Call, TranscriptEntry
 from pytest_qmp.qmp.transport import SocketTransport, connect_socket
 from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, Timeout
+from pytest_qmp.qmp.watching import Watch
 from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE, show_bytes
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class ConnectingAgentClient:
     ) -> None:
         self.timeout = timeout
         self.explain_loss: Callable[[], str] | None = None
+        self._watch: Watch | None = None
         self._max_message_size = max_message_size
         self._given_peer = peer
         self._peer = peer or "the guest agent"
@@ -162,6 +164,7 @@ class ConnectingAgentClient:
         session = AgentSession(self._max_message_size)
         connection = BlockingConnection(SocketTransport(sock), session, self._peer)
         connection.explain_loss = self._explain_loss
+        connection.watch = self._watch
         self._session, self._connection = session, connection
         try:
             self._in_turn(SYNC, deadline, lambda connection: self._resync(connection, deadline))
@@ -287,6 +290,17 @@ class ConnectingAgentClient:
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
+
+    def watch(self, watch: Watch | None) -> None:
+        """Lets somebody who watches the machine end waits, or nobody; see ``Watch``."""
+        self._watch = watch
+        if self._connection is not None:
+            self._connection.watch = watch
+
+    def look_again(self) -> None:
+        """Makes each wait look at the watch anew; for any thread."""
+        if self._connection is not None:
+            self._connection.look_again()
 
     def _explain_loss(self) -> str:
         return self.explain_loss() if self.explain_loss is not None else ""

@@ -16,6 +16,7 @@ from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.events import EventLog
 from pytest_qmp.qmp.session import Call, Session
 from pytest_qmp.qmp.transport import SocketTransport, send_queued
+from pytest_qmp.qmp.watching import Watch
 
 __all__ = ["BlockingConnection"]
 
@@ -59,6 +60,7 @@ class BlockingConnection:
         self.session = session
         self.peer = peer
         self.explain_loss: Callable[[], str] | None = None
+        self.watch: Watch | None = None
         self._transport = transport
         self._lock = threading.RLock()
         self._reader: int | None = None
@@ -91,6 +93,8 @@ class BlockingConnection:
             if self._busy:
                 raise self._used_while_busy()
             self.require_open()
+            if self.watch is not None and self.watch.pending and self.watch.ends(None):
+                self._raise_condemned("sending a command")
             call = make()
             if fds:
                 transport.require_passable(fds)
@@ -157,15 +161,22 @@ class BlockingConnection:
         self.session.abandon(call)
         return True
 
-    def wait(self, ready: Callable[[], bool], deadline: Deadline) -> bool:
+    def wait(
+        self,
+        ready: Callable[[], bool],
+        deadline: Deadline,
+        names: tuple[str, ...] | None = None,
+    ) -> bool:
         """Reads until ``ready()`` holds.
 
         Args:
             ready: looks at the session; called under the lock, after each read.
             deadline: of the whole wait.
+            names: of the events that are waited for; None for the reply to a command.
 
         Returns:
-            True if it holds; False at the deadline, or when the connection is over.
+            True if it holds; False at the deadline, when the connection is over, or when the
+            watch ends the wait.
         """
         self._require_own_process()
         me = threading.get_ident()
@@ -173,7 +184,7 @@ class BlockingConnection:
         if me == self._main:
             self._depth = depth + 1
         try:
-            return self._wait(me, ready, deadline)
+            return self._wait(me, ready, deadline, names)
         finally:
             if me == self._main:
                 self._depth = depth
@@ -188,7 +199,13 @@ class BlockingConnection:
                     self._ring()
                     raise
 
-    def _wait(self, me: int, ready: Callable[[], bool], deadline: Deadline) -> bool:
+    def _wait(
+        self,
+        me: int,
+        ready: Callable[[], bool],
+        deadline: Deadline,
+        names: tuple[str, ...] | None,
+    ) -> bool:
         transport = self._transport
         looked = False
         backlog: int | None = None
@@ -205,6 +222,11 @@ class BlockingConnection:
                         return False
                     nested = self._reader == me
                     others = self._reader is not None and not nested
+                    watch = self.watch
+                    condemned = watch is not None and watch.pending and watch.ends(names)
+                    # What has arrived by now still counts.
+                    if condemned and (others or not transport.queued()):
+                        return False
                     if looked and deadline.expired:
                         # What has arrived by now still counts; what comes meanwhile does not.
                         if backlog is None:
@@ -234,6 +256,12 @@ class BlockingConnection:
                 elif bell is not None and bell in self._bells:
                     self._bells.remove(bell)
             looked = True
+
+    def look_again(self) -> None:
+        """Makes each wait look at the watch anew; for any thread."""
+        if self.session.failure is None:
+            self._transport.wake()
+            self._ring()
 
     def _ring(self) -> None:
         for bell in list(self._bells):
@@ -308,6 +336,11 @@ class BlockingConnection:
         if self.session.failure is not None:
             self.raise_lost("")
 
+    def require_unwatched(self, awaited: str) -> None:
+        """Raises what the watch has to say, if a wait for this has to end."""
+        if self.watch is not None and self.watch.pending and self.watch.ends(None):
+            self._raise_condemned(awaited)
+
     def raise_unmet(self, awaited: str, deadline: Deadline, seen: str = "") -> NoReturn:
         """Raises what fits a wait that ended without what it was for."""
         __tracebackhide__ = True
@@ -317,6 +350,8 @@ class BlockingConnection:
         self, awaited: str, deadline: Deadline, *, seen: str = "", sent: bool = True
     ) -> NoReturn:
         __tracebackhide__ = True
+        if self.watch is not None and (self.watch.pending or self.session.failure is not None):
+            self._raise_condemned(awaited)
         raise failures.unmet(
             self.session,
             self.peer,
@@ -327,9 +362,18 @@ class BlockingConnection:
             explain=self.explain_loss,
         )
 
+    def _raise_condemned(self, awaited: str) -> None:
+        __tracebackhide__ = True
+        gone = isinstance(self.session.failure, QMPDisconnectedError)
+        error = self.watch.error(awaited, gone=gone) if self.watch is not None else None
+        if error is not None:
+            raise error
+
     def raise_lost(self, when: str, seen: str = "") -> NoReturn:
         """Raises the reason for which the connection is over."""
         __tracebackhide__ = True
+        if self.watch is not None:
+            self._raise_condemned(when)
         raise failures.lost(self.session, self.peer, when, seen, self.explain_loss)
 
     def poll(self) -> EventLog:

@@ -96,13 +96,15 @@ class EventWaiter:
             if connection is None:
                 if not ready():
                     self._connected()
-            elif not connection.wait(ready, deadline):
+            elif not connection.wait(ready, deadline, matcher.names):
                 connection.raise_unmet(f"the event {matcher}", deadline, events.describe(matcher))
         except BaseException:
             # Interrupted once it was there: the next wait is to find it.
             for number, _ in found:
                 events.put_back(number)
             raise
+        if connection is not None and connection.watch is not None:
+            connection.watch.wanted(found[0][1])
         return found[0][1]
 
     def wait_for_news(self, seen: int, deadline: Deadline) -> bool:
@@ -111,6 +113,7 @@ class EventWaiter:
         if connection.wait(lambda: self._events.total > seen, deadline):
             return True
         connection.require_open()
+        connection.require_unwatched("news of the machine")
         return False
 
     def expect_event(

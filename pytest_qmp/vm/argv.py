@@ -67,7 +67,11 @@ def required_files(config: VMConfig) -> list[tuple[str, str]]:
 
 
 def build_argv(
-    config: VMConfig, qemu: str, accel: str, monitor: int | None, consoles: Mapping[str, int]
+    config: VMConfig,
+    qemu: str,
+    accel: str,
+    monitors: Mapping[str, int],
+    consoles: Mapping[str, int],
 ) -> tuple[str, ...]:
     """The whole command line.
 
@@ -75,7 +79,7 @@ def build_argv(
         config: with ``arch`` set.
         qemu: path of the binary.
         accel: the accelerator, chosen.
-        monitor: descriptor of the QMP socket that QEMU inherits.
+        monitors: descriptors of the QMP sockets that QEMU inherits, by the name of the chardev.
         consoles: descriptors of the serial ports' sockets, by name.
 
     Raises:
@@ -112,9 +116,13 @@ def build_argv(
         argv += ["-drive", _drive_option(_drive(drive))]
     for device in config.devices:
         argv += ["-device", _device_option(device)]
-    if monitor is not None:
-        argv += ["-chardev", option("socket", id="qmp", fd=monitor)]
-        argv += ["-mon", "chardev=qmp,mode=control"]
+    for name, fd in monitors.items():
+        argv += [
+            "-chardev",
+            option("socket", id=name, fd=fd),
+            "-mon",
+            f"chardev={name},mode=control",
+        ]
     for name, fd in consoles.items():
         argv += ["-chardev", option("socket", id=name, fd=fd), "-serial", f"chardev:{name}"]
     if config.paused or starts_held(config):

@@ -19,10 +19,12 @@ class Wires:
     Attributes:
         monitor: the QMP monitor's.
         consoles: the serial ports', by name.
+        second_monitor: another QMP monitor's, for the background; None where there is none.
     """
 
     monitor: socket.socket
     consoles: dict[str, socket.socket] = field(default_factory=dict)
+    second_monitor: socket.socket | None = None
 
 
 class Backend(Protocol):

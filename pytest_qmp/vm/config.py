@@ -19,6 +19,9 @@ DeviceLike = str | Mapping[str, Any]
 
 ARCHITECTURES = ("x86_64", "aarch64", "riscv64")
 
+#: ``fatal`` ends every wait, ``error`` fails the test at its end.
+_SEVERITIES = ("fatal", "error")
+
 _MEMORY = re.compile(r"(\d+)\s*([bkmgtp]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
@@ -92,6 +95,10 @@ class VMConfig:
         name: for ``query-name``, reports and messages.
         uuid: for ``query-uuid``.
         timeout: seconds that a wait takes at most, unless a call says otherwise.
+        allow: what may happen to the machine all the time, as for ``vm.allow()``.
+        console_watch: regular expressions for lines of the consoles, each with a severity:
+            ``fatal`` ends every wait at once, ``error`` fails the test at its end; a mapping, or
+            pairs.
 
     Raises:
         VMConfigError: for a value of the wrong kind.
@@ -122,6 +129,8 @@ class VMConfig:
     name: str | None = None
     uuid: str | None = None
     timeout: float | None = None
+    allow: Sequence[str] = ()
+    console_watch: Mapping[str, str] | Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
         for name in ("drives", "devices", "consoles", "args"):
@@ -135,6 +144,8 @@ class VMConfig:
             for value in getattr(self, name):
                 if not isinstance(value, str):
                     raise VMConfigError(f"VMConfig.{name} holds texts, not {value!r}")
+        object.__setattr__(self, "allow", _checked_kinds(self.allow))
+        object.__setattr__(self, "console_watch", _checked_patterns(self.console_watch))
         if self.backend not in (None, "qemu", "fake"):
             raise VMConfigError(f"VMConfig.backend is 'qemu' or 'fake', not {self.backend!r}")
         if self.memory is not None:
@@ -166,6 +177,39 @@ class VMConfig:
             if getattr(self, one.name) is None
         }
         return replace(self, **missing)
+
+
+def _checked_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+    if not kinds:
+        return ()
+    from pytest_qmp.vm.verdicts import check_kinds
+
+    return tuple(sorted(check_kinds(kinds, "VMConfig.allow")))
+
+
+def _checked_patterns(
+    patterns: Mapping[str, str] | Sequence[tuple[str, str]],
+) -> tuple[tuple[str, str], ...]:
+    if not patterns:
+        return ()
+    pairs = patterns.items() if isinstance(patterns, Mapping) else patterns
+    checked = []
+    for pair in pairs:
+        try:
+            pattern, severity = pair
+            re.compile(pattern.encode())
+        except (ValueError, AttributeError, re.error) as error:
+            raise VMConfigError(
+                "VMConfig.console_watch maps regular expressions to severities, as in "
+                f"{{'Kernel panic': 'fatal'}}; {pair!r} does not: {error}"
+            ) from None
+        if severity not in _SEVERITIES:
+            raise VMConfigError(
+                f"VMConfig.console_watch: the severity of {pattern!r} is 'fatal' or 'error', "
+                f"not {severity!r}"
+            )
+        checked.append((pattern, severity))
+    return tuple(checked)
 
 
 def check_names(names: Mapping[str, Any] | Sequence[str], where: str, *more: str) -> None:

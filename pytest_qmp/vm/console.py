@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import time
@@ -11,14 +12,21 @@ from typing import TYPE_CHECKING, Any
 import pexpect
 from pexpect.spawnbase import SpawnBase
 
-from pytest_qmp.errors import QMPDisconnectedError, QMPTimeoutError
+from pytest_qmp.errors import (
+    QMPDisconnectedError,
+    QMPTimeoutError,
+    VMGoneError,
+    VMVerdictError,
+)
 from pytest_qmp.qmp.deadline import Deadline, seconds
 from pytest_qmp.text import last_lines
 from pytest_qmp.vm.stream import OutputStream
+from pytest_qmp.vm.verdict_board import VerdictBoard
 
 __all__ = ["Console", "ConsoleEOFError", "ConsoleTimeoutError"]
 
 _READ_SIZE = 65536
+_ENDS = frozenset({"shutdown", "exit"})
 
 if TYPE_CHECKING:
     import codecs
@@ -55,6 +63,16 @@ class ConsoleEOFError(QMPDisconnectedError, pexpect.EOF):
         return str(self.value)
 
 
+class ConsoleVerdictError(VMGoneError, ConsoleEOFError):
+    """Something happened to the machine, so that nothing more can come. Also a ``pexpect.EOF``."""
+
+    __module__ = "pytest_qmp"
+
+    def __init__(self, error: VMVerdictError) -> None:
+        VMVerdictError.__init__(self, str(error), kind=error.kind, verdict=error.verdict)
+        self.value = str(error)
+
+
 class Console(_Spawn):
     """A pexpect spawn on a serial port: ``expect``, ``expect_exact``, ``send``, ``sendline``, ….
 
@@ -68,6 +86,7 @@ class Console(_Spawn):
         stream: what the guest wrote and will write.
         timeout: seconds for an expect, unless it says otherwise; None: no limit.
         explain_end: says why the guest's side has closed.
+        board: of the machine's verdicts.
     """
 
     if TYPE_CHECKING:
@@ -89,6 +108,7 @@ class Console(_Spawn):
         *,
         timeout: float | None,
         explain_end: Callable[[], str],
+        board: VerdictBoard,
     ) -> None:
         super().__init__(
             timeout=timeout, maxread=_READ_SIZE, encoding="utf-8", codec_errors="replace"
@@ -100,6 +120,8 @@ class Console(_Spawn):
         self._sock = sock
         self._stream = stream
         self._explain_end = explain_end
+        self._board = board
+        self._awaited: tuple[str, bool] = ("news", False)
 
     @property
     def log(self) -> str:
@@ -126,8 +148,10 @@ class Console(_Spawn):
             pexpect.EOF: the guest's side has closed, and all was read.
         """
         deadline = Deadline(self.timeout if timeout == -1 else timeout)
-        data = self._stream.read(size, deadline)
+        data = self._stream.read(size, deadline, self._patience)
         if data is None:
+            if self._patience() <= 0:
+                self._raise_verdict(gone=False)
             raise pexpect.TIMEOUT("nothing came")
         if not data:
             self.flag_eof = True
@@ -135,6 +159,21 @@ class Console(_Spawn):
         text = str(self._decoder.decode(data, final=False))
         self._log(text, "read")
         return text
+
+    def _patience(self) -> float:
+        """Seconds that it makes sense to wait for more, by what is known of the machine."""
+        if not self._board.pending:
+            return math.inf
+        _, wants_end = self._awaited
+        kinds = _ENDS if wants_end else frozenset[str]()
+        return self._board.wait_for_last_words(kinds)
+
+    def _raise_verdict(self, *, gone: bool) -> None:
+        __tracebackhide__ = True
+        awaited, _ = self._awaited
+        error = self._board.error(f"{awaited} at the console {self.name}", gone=gone)
+        if error is not None:
+            raise ConsoleVerdictError(error)
 
     def send(self, text: str) -> int:
         """Types a text, as it is.
@@ -246,6 +285,7 @@ class Console(_Spawn):
         names = " or ".join(repr(one) for one in wanted if isinstance(one, str)) or "its end"
         limit = self.timeout if timeout == -1 else timeout
         started = time.monotonic()
+        self._awaited = names, any(one is pexpect.EOF for one in wanted)
         try:
             return expect(patterns, timeout, *rest, **more)
         except pexpect.TIMEOUT:
@@ -254,6 +294,7 @@ class Console(_Spawn):
                 f"{self._shown()}"
             )
         except pexpect.EOF:
+            self._raise_verdict(gone=True)
             failure = ConsoleEOFError(
                 f"the console {self.name} closed while {names} was awaited "
                 f"(for {time.monotonic() - started:.1f} s): {self._ended()}\n{self._shown()}"

@@ -30,7 +30,7 @@ class FakeMachine:
     pid: int | None = None
 
     def __init__(self, config: VMConfig) -> None:
-        self.argv = build_argv(config, f"qemu-system-{config.arch or 'x86_64'}", "tcg", None, {})
+        self.argv = build_argv(config, f"qemu-system-{config.arch or 'x86_64'}", "tcg", {}, {})
         self._emulate = config.emulate or DEFAULT_EMULATION
         self.server = FakeQMPServer(self._emulate, args=self.argv[1:])
         self._idle: list[socket.socket] = []
@@ -43,7 +43,9 @@ class FakeMachine:
     def start(self, consoles: Sequence[str], deadline: Deadline) -> Wires:
         """Starts the server; its console is the first port, the others stay silent."""
         self.server.start()
-        wires = Wires(self.server.open_monitor())
+        wires = Wires(
+            self.server.open_monitor(), second_monitor=self.server.open_monitor(private=True)
+        )
         for name in consoles:
             if not wires.consoles:
                 wires.consoles[name] = self.server.open_console()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,13 @@ from pytest_qmp.qmp.events import EventLog
 from pytest_qmp.qmp.session import TranscriptEntry
 from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, Timeout
 from pytest_qmp.text import last_lines
+from pytest_qmp.vm import endings
 from pytest_qmp.vm.argv import required_files, starts_held
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig
+from pytest_qmp.vm.oversight import Oversight, indented
 from pytest_qmp.vm.process import describe_exit
-from pytest_qmp.vm.stream import OutputStream
-from pytest_qmp.vm.supervisor import drain
+from pytest_qmp.vm.verdicts import Verdict, check_kinds
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,6 +44,7 @@ _QUIT_SECONDS = 2.0
 _TERMINATE_SECONDS = 1.0
 _KILL_SECONDS = 5.0
 _LAST_WORDS_SECONDS = 1.0
+_ENDS = frozenset({"shutdown", "exit"})
 
 
 class MachineLife:
@@ -62,8 +65,8 @@ class MachineLife:
         self._backend = backend
         self._timeout = config.timeout if config.timeout is not None else DEFAULT_TIMEOUT
         self._qmp: QMPClient | None = None
+        self._oversight = Oversight(config, backend, watched=backend.kind != "external")
         self._sockets: dict[str, socket.socket] = {}
-        self._streams: dict[str, OutputStream] = {}
         self._releases: list[Callable[[], None]] = []
         self._exit_status: int | None = None
         self._last_stderr = ""
@@ -87,6 +90,7 @@ class MachineLife:
         # A QEMU of somebody else's runs already, or is about to: nobody boots in this wait.
         patience = _CONNECT_SECONDS if self._backend.kind == "external" else self._timeout
         deadline = Deadline(min(patience, self._timeout))
+        endings.started(self)
         try:
             wires = self._backend.start(tuple(self.config.consoles), deadline)
             for name, sock in wires.consoles.items():
@@ -96,6 +100,8 @@ class MachineLife:
                 timeout=deadline.remaining(),
                 peer=self._peer_name(),
             )
+            if wires.second_monitor is not None:
+                self._oversight.watch_machine(wires.second_monitor, deadline)
         except BaseException as error:
             try:
                 failure = self._launch_failure(error)
@@ -106,6 +112,8 @@ class MachineLife:
             raise
         self._qmp.timeout = self._timeout
         self._qmp.explain_loss = self.explain_end
+        self._qmp.watch(self._oversight.board)
+        self._oversight.board.add_wait(self._qmp.look_again)
         if self._backend.kind != "external" and starts_held(self.config):
             self._let_go(self._qmp)
         return self
@@ -122,10 +130,8 @@ class MachineLife:
         return f"QEMU ({self.label})" if self._backend.kind == "qemu" else self._backend.description
 
     def _connect_console(self, name: str, sock: socket.socket) -> None:
-        stream = OutputStream()
-        self._streams[name] = stream
-        draining = drain(sock, stream.feed)
-        self._releases += [draining.stop, stream.close, sock.close]
+        self._oversight.watch_console(name, sock)
+        self._releases.append(sock.close)
         self._sockets[name] = sock
 
     def _launch_failure(self, error: BaseException) -> VMLaunchError | None:
@@ -146,7 +152,7 @@ class MachineLife:
         said = last_lines(stderr) or "(nothing)"
         command = shlex.join(self._backend.argv)
         return VMLaunchError(
-            f"{what}\nIt wrote:\n{_indented(said)}\nThe command line was:\n  {command}",
+            f"{what}\nIt wrote:\n{indented(said)}\nThe command line was:\n  {command}",
             argv=self._backend.argv,
             exit_status=status,
             stderr=stderr,
@@ -163,12 +169,20 @@ class MachineLife:
 
         Raises:
             QMPTimeoutError: it runs on.
+            VMVerdictError: something else happened to it first, such as a panic.
             VMError: somebody else started it, so its exit status can't be known.
         """
         __tracebackhide__ = True
         if self._backend.kind == "external":
             raise VMError(f"{self._backend.description} has an exit status only for who started it")
         deadline = self._deadline(timeout)
+        board = self._oversight.board
+        with board.permitting(_ENDS):
+            board.forgive(_ENDS)
+            board.wait_for_end(deadline)
+        unmet = board.unmet
+        if unmet is not None:
+            raise board.failure(unmet, f"while the end of {self} was awaited")
         status = self._reap(deadline)
         if status is None:
             raise QMPTimeoutError(
@@ -218,6 +232,7 @@ class MachineLife:
             The exit status: -9 unless it had ended before.
         """
         __tracebackhide__ = True
+        self._oversight.board.ask_to_end()
         if self._reap(Deadline(0)) is None:
             self._backend.kill()
         return self._reap(Deadline(_KILL_SECONDS))
@@ -225,21 +240,26 @@ class MachineLife:
     def close(self) -> None:
         """Ends the machine: quit, then SIGTERM, then SIGKILL, each with its time. Idempotent.
 
-        A QEMU that somebody else started is left running.
+        A QEMU that somebody else started is left running, and one that the process started of
+        which this one is a fork.
         """
         if self._closed:
             return
         self._closed = True
-        try:
+        if endings.inherited(self):
+            return
+        # All of it is done, also if an interrupt ends a part of it: what runs on is killed.
+        with ExitStack() as releases:
+            releases.callback(self._backend.close)
+            for release in reversed(self._releases):
+                releases.callback(release)
+            releases.callback(self._oversight.close)
+            if self._qmp is not None:
+                releases.callback(self._qmp.close)
+                self._qmp.watch(None)
             if self._backend.kind != "external":
                 self._end()
             self._last_stderr = self._backend.stderr()
-        finally:
-            if self._qmp is not None:
-                self._qmp.close()
-            for release in self._releases:
-                release()
-            self._backend.close()
 
     def _end(self) -> None:
         if self._backend.kind == "qemu" and self._backend.pid is None:
@@ -257,6 +277,7 @@ class MachineLife:
                 deadline = Deadline(min(_TERMINATE_SECONDS, deadline.remaining() or 0))
             if self._reap(deadline) is not None:
                 return
+            self._oversight.board.ask_to_end()
             self._backend.terminate()
             if self._reap(Deadline(_TERMINATE_SECONDS)) is not None:
                 return
@@ -276,14 +297,50 @@ class MachineLife:
             self.check()
 
     def check(self) -> None:
-        """Raises what went wrong beside the test's own course: commands that the fake lacks.
+        """Raises what went wrong beside the test's own course, once.
 
         Raises:
-            UnmodelledCommandError, FakeQMPServerError: from the fake.
+            UnmodelledCommandError, FakeQMPServerError: from the fake: commands that it lacks.
+            VMVerdictError: something happened to the machine that no wait has met, and that the
+                test did not allow.
         """
         __tracebackhide__ = True
         if self._backend.kind == "fake":
             self.fake.check()
+        board = self._oversight.board
+        for verdict in board.take_unmet():
+            raise board.failure(verdict, "and no wait of the test has met it")
+
+    @contextmanager
+    def allow(self, *what: str) -> Iterator[None]:
+        """What happens to the machine meanwhile, of these kinds, is wanted: no wait ends for it.
+
+        A wait for the very thing (``wait_for_event("SHUTDOWN")``, ``wait()``,
+        ``wait_for_status("shutdown")``) and the commands that ask for it (``quit``,
+        ``system_powerdown``, ``system_reset``) need no such permission.
+
+        Args:
+            what: ``reset``, ``shutdown``, ``panic``, ``crash-loaded``, ``watchdog``,
+                ``io-error``, ``internal-error``, ``memory-failure``, ``exit``, ``console``.
+
+        Raises:
+            VMConfigError: there is no such kind.
+        """
+        __tracebackhide__ = True
+        kinds = check_kinds(what, "vm.allow()")
+        oversight = self._oversight
+        # What came before the block, or comes in its last moment, counts where it belongs.
+        oversight.sync()
+        with oversight.board.permitting(kinds):
+            try:
+                yield
+            finally:
+                oversight.sync()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The first thing that happened to the machine and was not wanted; None: nothing did."""
+        return self._oversight.board.first
 
     # -- what it is ------------------------------------------------------------------------------
 
@@ -353,18 +410,11 @@ class MachineLife:
 
     def console_tail(self, lines: int = 20) -> str:
         """The last lines of all consoles, as a person would have seen them."""
-        tails = {
-            name: last_lines(stream.tail().decode("utf-8", "replace"), lines)
-            for name, stream in self._streams.items()
-        }
-        shown = {name: tail for name, tail in tails.items() if tail}
-        if len(self._streams) < 2:
-            return "".join(shown.values())
-        return "\n".join(f"[{name}]\n{tail}" for name, tail in shown.items())
+        return self._oversight.console_tail(lines)
 
     def _shown_console(self) -> str:
         tail = self.console_tail()
-        return f"\nThe console's last lines:\n{_indented(tail)}" if tail else ""
+        return f"\nThe console's last lines:\n{indented(tail)}" if tail else ""
 
     def explain_end(self) -> str:
         """Why the machine is gone, for a message: exit status, stderr; empty if it is not."""
@@ -379,7 +429,7 @@ class MachineLife:
             text += f" after {shutdown[-1]}"
         stderr = last_lines(self.stderr)
         if stderr:
-            text += f"\nIt wrote:\n{_indented(stderr)}"
+            text += f"\nIt wrote:\n{indented(stderr)}"
         return text
 
     def _deadline(self, timeout: Timeout) -> Deadline:
@@ -406,7 +456,3 @@ def require_files(config: VMConfig) -> None:
                 f"can't read the {field} {path!r}: {error.strerror}. Check the path; a relative "
                 f"one is looked up from {os.getcwd()}"
             ) from None
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.split("\n"))

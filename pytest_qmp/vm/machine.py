@@ -20,6 +20,7 @@ from pytest_qmp.vm.config import VMConfig, check_names
 from pytest_qmp.vm.host import arch_of_binary
 from pytest_qmp.vm.lifecycle import MachineLife, require_files
 from pytest_qmp.vm.process import QEMUProcess
+from pytest_qmp.vm.verdicts import STATUS_KINDS
 
 if TYPE_CHECKING:
     from pytest_qmp.qmp.address import AddressLike
@@ -116,9 +117,10 @@ class VirtualMachine(MachineLife):
                 console = Console(
                     name,
                     sock,
-                    self._streams[name],
+                    self._oversight.streams[name],
                     timeout=self._timeout,
                     explain_end=self.explain_end,
+                    board=self._oversight.board,
                 )
                 self._consoles[name] = console
                 self._releases.append(console.close)
@@ -177,7 +179,18 @@ class VirtualMachine(MachineLife):
         """
         __tracebackhide__ = True
         wanted = (status,) if isinstance(status, str) else tuple(status)
-        deadline = self._deadline(timeout)
+        kinds = frozenset[str]().union(*(STATUS_KINDS.get(one, ()) for one in wanted))
+        if not kinds:
+            return self._await_status(wanted, self._deadline(timeout))
+        board = self._oversight.board
+        with board.permitting(kinds):
+            board.forgive(kinds)
+            found = self._await_status(wanted, self._deadline(timeout))
+            self._oversight.sync()
+        return found
+
+    def _await_status(self, wanted: tuple[str, ...], deadline: Deadline) -> str:
+        __tracebackhide__ = True
         recheck = _FIRST_RECHECK_SECONDS
         found = ""
         while True:

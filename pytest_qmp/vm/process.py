@@ -8,10 +8,13 @@ import signal
 import socket
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from typing import Any
 
 from pytest_qmp.errors import VMError, VMLaunchError
+from pytest_qmp.keeper import client as keeper
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.vm.argv import build_argv
 from pytest_qmp.vm.backend import Wires
@@ -21,6 +24,11 @@ from pytest_qmp.vm.host import choose_accelerator, find_qemu, qemu_version
 __all__ = ["QEMUProcess", "describe_exit"]
 
 _STDERR_BYTES = 64 * 1024
+_KILL_SECONDS = 5.0
+# Of the system call; Python does not name it. The group of a leader that is gone is meant exactly.
+_PIDFD_SIGNAL_PROCESS_GROUP = 4
+# Names of their chardevs: the test's, and that of the background.
+_MONITORS = ("qmp", "watch")
 # A guest that prints faster than it is read must not stall on a small buffer.
 _CONSOLE_BUFFER = 1024 * 1024
 
@@ -42,15 +50,16 @@ class QEMUProcess:
         self._arch = config.arch or "x86_64"
         self._qemu = find_qemu(self._arch, config.qemu)
         self._accel = choose_accelerator(config.accel or "auto", self._qemu, self._arch)
+        self._owner = 0
         self._popen: subprocess.Popen[bytes] | None = None
         self._pidfd: int | None = None
         self._stderr = -1
-        self.argv = build_argv(config, self._qemu, self._accel.name, None, {})
+        self.argv = build_argv(config, self._qemu, self._accel.name, {}, {})
 
     @property
     def pid(self) -> int | None:
         """The process, or None before the start."""
-        return self._popen.pid if self._popen else None
+        return getattr(self._popen, "pid", None)
 
     @property
     def description(self) -> str:
@@ -68,55 +77,85 @@ class QEMUProcess:
             VMLaunchError: the binary can't be executed.
         """
         with ExitStack() as theirs, ExitStack() as ours:
-            names = ["", *consoles]
-            pairs = [socket.socketpair() for _ in names]
+            pairs = [socket.socketpair() for _ in (*_MONITORS, *consoles)]
             for our, their in pairs:
                 ours.callback(our.close)
                 theirs.callback(their.close)
-            for our, their in pairs[1:]:
+            for our, their in pairs[len(_MONITORS) :]:
                 our.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CONSOLE_BUFFER)
                 their.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CONSOLE_BUFFER)
-            fds = {name: their.fileno() for name, (_, their) in zip(names, pairs, strict=True)}
-            monitor = fds.pop("")
-            self.argv = build_argv(self._config, self._qemu, self._accel.name, monitor, fds)
+            fds = [their.fileno() for _, their in pairs]
+            self.argv = build_argv(
+                self._config,
+                self._qemu,
+                self._accel.name,
+                dict(zip(_MONITORS, fds, strict=False)),
+                dict(zip(consoles, fds[len(_MONITORS) :], strict=True)),
+            )
             self._stderr = _unnamed_file()
-            try:
-                # A session of its own: Ctrl-C in the terminal is for pytest, which then asks
-                # QEMU to quit and can still look at it.
-                self._popen = subprocess.Popen(
-                    self.argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._stderr,
-                    stderr=self._stderr,
-                    pass_fds=[monitor, *fds.values()],
-                    env={**os.environ, **self._config.env} if self._config.env else None,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                self.close()
-                raise VMLaunchError(
-                    f"can't execute {self._qemu}: {error.strerror or error}", argv=self.argv
-                ) from error
-            if hasattr(os, "pidfd_open"):
-                self._pidfd = os.pidfd_open(self._popen.pid)
+            self._spawn(fds)
             ours.pop_all()
-        sockets = [our for our, _ in pairs]
-        return Wires(sockets[0], dict(zip(consoles, sockets[1:], strict=True)))
+        monitor, second, *sockets = (our for our, _ in pairs)
+        return Wires(monitor, dict(zip(consoles, sockets, strict=True)), second)
+
+    def _spawn(self, fds: list[int]) -> None:
+        mark = keeper.mark()
+        self._owner = os.getpid()
+        try:
+            # A session of its own: Ctrl-C in the terminal is for pytest, which then asks QEMU to
+            # quit and can still look at it.
+            popen = _Popen(
+                self,
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=self._stderr,
+                stderr=self._stderr,
+                pass_fds=fds,
+                env={**os.environ, **self._config.env, **mark},
+                start_new_session=True,
+            )
+            self._pidfd = keeper.open_pidfd(popen.pid)
+            keeper.watch(popen.pid, self._pidfd)
+        except OSError as error:
+            self._popen = None
+            self.close()
+            raise VMLaunchError(
+                f"can't execute {self._qemu}: {error.strerror or error}", argv=self.argv
+            ) from error
+        except BaseException:
+            if self.pid is None:
+                # Ctrl-C in the middle: a process may be there whose number nobody was told.
+                self._popen = None
+                for pid in keeper.lost(mark):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+            raise
+
+    def disown(self) -> None:
+        """In a fork: the process is the parent's, who alone can wait for it and may end it."""
+        if self._popen is not None:
+            self._popen.returncode = 0
 
     def wait(self, deadline: Deadline) -> int | None:
-        """Waits for the end; returns the exit status, negative for a signal, None if it runs."""
-        if self._popen is None:
+        """Waits for the end; returns the exit status, negative for a signal, None if it runs.
+
+        In a fork of the process that started it, None at once: only that one is told.
+        """
+        popen = self._popen
+        if popen is None or os.getpid() != self._owner:
             return None
-        if self._popen.returncode is None and self._pidfd is not None:
+        if popen.returncode is None and self._pidfd is not None:
             poll = select.poll()
             poll.register(self._pidfd, select.POLLIN)
             if not poll.poll(deadline.poll_milliseconds()):
                 return None
-            return self._popen.wait()
+            popen.wait()
         try:
-            return self._popen.wait(deadline.remaining())
+            status = popen.wait(deadline.remaining())
         except subprocess.TimeoutExpired:
             return None
+        keeper.forget(popen.pid)
+        return status
 
     def stderr(self) -> str:
         """The end of what QEMU wrote to its standard output and error."""
@@ -127,23 +166,77 @@ class QEMUProcess:
         return os.pread(self._stderr, size - start, start).decode("utf-8", "replace")
 
     def terminate(self) -> None:
-        """Sends SIGTERM."""
-        if self._popen is not None:
-            self._popen.terminate()
+        """Sends SIGTERM.
+
+        Raises:
+            VMError: this is a fork of the process that started it.
+        """
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Sends SIGKILL."""
+        """Sends SIGKILL.
+
+        Raises:
+            VMError: this is a fork of the process that started it.
+        """
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        __tracebackhide__ = True
+        if os.getpid() != self._owner:
+            raise VMError(
+                f"QEMU was started by process {self._owner}, of which this one is a fork: only "
+                "that one may end it"
+            )
         if self._popen is not None:
-            self._popen.kill()
+            self._popen.send_signal(number)
 
     def close(self) -> None:
-        """Closes the descriptors. The process must have been waited for. Idempotent."""
+        """Ends the process if it still runs, and closes the descriptors. Idempotent."""
+        popen = self._popen
+        if popen is not None and os.getpid() == self._owner:
+            if popen.returncode is None:
+                popen.kill()
+                self.wait(Deadline(_KILL_SECONDS))
+            self._kill_helpers()
+            _running.discard(self)
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
         if self._stderr >= 0:
             os.close(self._stderr)
             self._stderr = -1
+
+    def _kill_helpers(self) -> None:
+        """Kills what QEMU itself started, such as the command of ``migrate exec:…``."""
+        if self._pidfd is not None:
+            # No such group is the usual case. Linux before 6.9 can't: the keeper does, later.
+            with suppress(OSError):
+                signal.pidfd_send_signal(
+                    self._pidfd, signal.SIGKILL, None, _PIDFD_SIGNAL_PROCESS_GROUP
+                )
+
+
+class _Popen(subprocess.Popen[bytes]):
+    """Known to its machine before it runs: an interrupt in the middle of it loses no process."""
+
+    def __init__(self, machine: QEMUProcess, argv: Sequence[str], **how: Any) -> None:
+        machine._popen = self
+        _running.add(machine)
+        super().__init__(argv, **how)
+
+
+# Forks have to know of them.
+_running: weakref.WeakSet[QEMUProcess] = weakref.WeakSet()
+
+
+def _in_fork() -> None:
+    for machine in _running:
+        machine.disown()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_in_fork)
 
 
 def _unnamed_file() -> int:

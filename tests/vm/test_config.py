@@ -16,7 +16,7 @@ from pytest_qmp.vm.config import memory_bytes
 
 def argv(**fields: Any) -> tuple[str, ...]:
     """The command line of a config, with a monitor on descriptor 5."""
-    return build_argv(VMConfig(**fields), "qemu", "tcg", 5, {"serial0": 6})
+    return build_argv(VMConfig(**fields), "qemu", "tcg", {"qmp": 5}, {"serial0": 6})
 
 
 def value_of(flag: str, line: tuple[str, ...]) -> str:
