@@ -9,6 +9,7 @@ import pytest
 
 from pytest_qmp.errors import NeedsRealGuestError
 from pytest_qmp.markers import check_marker, marker_changes, unmet_requirement
+from pytest_qmp.sharing import start_with_memory
 
 if TYPE_CHECKING:
     from pytest_qmp.settings import QMPSettings
@@ -89,7 +90,7 @@ def launch(item: pytest.Item, config: VMConfig, settings: QMPSettings) -> Virtua
         settings: what the options say.
 
     Raises:
-        VMLaunchError, VMConfigError: it can't be started.
+        VMLaunchError, VMConfigError: it can't be started, or there is not enough memory for it.
         QMPConnectError: nobody is at the address of ``--qmp-connect``.
     """
     __tracebackhide__ = True
@@ -103,7 +104,9 @@ def launch(item: pytest.Item, config: VMConfig, settings: QMPSettings) -> Virtua
     machine.label = config.name or f"vm{len(machines)}"
     machines.append(machine)
     checks_of(item).append((machine.label, machine.check))
-    return machine.start()
+    return (
+        start_with_memory(machine, item, settings) if machine.backend == "qemu" else machine.start()
+    )
 
 
 def machines_of(item: pytest.Item) -> list[VirtualMachine]:

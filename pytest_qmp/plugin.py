@@ -103,8 +103,10 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
         return (yield)
     from pytest_qmp.errors import QMPError
     from pytest_qmp.launch import outcome, require_early
+    from pytest_qmp.sharing import share_probes
 
     settings = settings_of(item.config)
+    share_probes(item.config)
     try:
         require_early(item, settings)
         return (yield)
@@ -138,7 +140,7 @@ def pytest_runtest_makereport(
         from pytest_qmp.reports import add_faults, add_sections, note_backends
 
         machines = machines_of(item)
-        note_backends(report, machines)
+        note_backends(report, machines, item.config)
         if report.failed:
             add_sections(report, machines)
             add_faults(report, checks_of(item))
@@ -156,6 +158,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if reports:
         from pytest_qmp.reports import summary
 
-        line = summary(reports)
-        if line:
+        for line in summary(reports):
             terminalreporter.write_line(line)

@@ -7,13 +7,14 @@ import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from pytest_qmp.errors import QEMUNotFoundError, QMPError, VMError
+from pytest_qmp.keeper import client as keeper
+from pytest_qmp.vm.shared_state import SharedState
 
 __all__ = [
     "Accelerator",
@@ -22,6 +23,7 @@ __all__ = [
     "find_qemu",
     "labels_of_binaries",
     "qemu_version",
+    "share_probes",
 ]
 
 _PACKAGES = {
@@ -38,6 +40,7 @@ _MORE_PLACES = ("/usr/libexec", "/usr/local/bin", "/opt/homebrew/bin")
 _VERSION = re.compile(r"version (\d+(?:\.\d+)+)")
 _PROBE_SECONDS = 1.0
 _PROBE_EXIT = 0x2A
+_HANGS = f"/dev/kvm is there but hangs: a 15 ms loop took over {_PROBE_SECONDS:g} s"
 # There is a /dev/kvm that runs single instructions but is a hundred times slower than TCG, so
 # that guests seem to hang: the probe loops long enough to tell (15 ms on real hardware).
 _PROBE_CODE = (
@@ -45,6 +48,10 @@ _PROBE_CODE = (
     + b"\x66\x49\x75\xfc"  # dec ecx; jnz to the dec
     + bytes((0xB0, _PROBE_EXIT, 0xE6, 0xF4, 0xF4))  # mov al, status; out 0xf4, al; hlt
 )  # fmt: skip
+
+
+# What the probe came to, by binary. In this process alone, unless workers share it.
+_probes = SharedState()
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,12 @@ def qemu_version(qemu: str) -> str:
     """
     try:
         shown = subprocess.run(
-            [qemu, "--version"], capture_output=True, text=True, timeout=20, check=False
+            [qemu, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            env={**os.environ, **keeper.mark()},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise VMError(f"can't ask {qemu} for its version: {error}") from error
@@ -185,12 +197,35 @@ def choose_accelerator(wanted: str, qemu: str, arch: str) -> Accelerator:
     return Accelerator("tcg", trouble) if trouble else Accelerator("kvm", "proven by running code")
 
 
+def share_probes(state: SharedState) -> None:
+    """Keeps what a probe of KVM came to where other processes of the run find it.
+
+    The first who needs to know probes; who asks meanwhile waits for that.
+    """
+    global _probes
+    _probes = state
+
+
 def _kvm_trouble(qemu: str) -> str:
+    """Why KVM can't be used, or nothing. Found out once a run."""
+    binary = os.path.realpath(qemu)
+    with _probes.locked() as known:
+        # It is the host that hangs, whatever binary asks; other troubles may be of the binary.
+        trouble = known.get(_HANGS) or known.get(binary)
+        if trouble is None:
+            trouble = known[binary] = _probe_kvm(qemu)
+            if trouble == _HANGS:
+                known[_HANGS] = trouble
+    return str(trouble)
+
+
+def _probe_kvm(qemu: str) -> str:
     """Runs a loop of guest code under KVM; says what went wrong, or nothing."""
     rom = bytearray(b"\xf4" * 65536)
     rom[: len(_PROBE_CODE)] = _PROBE_CODE
     rom[0xFFF0:0xFFF5] = b"\xea\x00\x00\x00\xf0"  # the reset vector: jump to F000:0000
-    with tempfile.TemporaryDirectory(prefix="pytest-qmp-probe-") as folder:
+    folder = keeper.make_folder("pytest-qmp-probe-")
+    try:
         image = Path(folder, "probe.bin")
         image.write_bytes(rom)
         argv = [qemu, "-accel", "kvm", "-M", "pc", "-m", "1", "-nodefaults", "-no-user-config"]
@@ -203,11 +238,14 @@ def _kvm_trouble(qemu: str) -> str:
                 text=True,
                 timeout=_PROBE_SECONDS,
                 check=False,
+                env={**os.environ, **keeper.mark()},
             )
         except subprocess.TimeoutExpired:
-            return f"/dev/kvm is there but hangs: a 15 ms loop took over {_PROBE_SECONDS:g} s"
+            return _HANGS
         except OSError as error:
             raise QMPError(f"can't run {qemu} to try KVM: {error}") from error
+    finally:
+        keeper.remove_folder(folder)
     if done.returncode == _PROBE_EXIT << 1 | 1:
         return ""
     said = done.stderr.strip().splitlines()
