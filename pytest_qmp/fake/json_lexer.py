@@ -40,7 +40,7 @@ class Token(NamedTuple):
     column: int
 
 
-def _scan_number(data: bytes, position: int) -> tuple[int, bool | None]:
+def _scan_number(data: bytearray, position: int) -> tuple[int, bool | None]:
     """Goes over a number: where it ends, and whether it is one (None: more bytes are needed)."""
     state = "start"
     for index in range(position, len(data)):
@@ -83,7 +83,7 @@ class Lexer:
     """Takes bytes in pieces of any size and gives the tokens that are complete."""
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held = bytearray()
         self._scanned = 0
         self._recovering = False
         self._line = 1
@@ -94,38 +94,42 @@ class Lexer:
 
     def feed(self, data: bytes) -> list[Token]:
         """The tokens that are complete with ``data``."""
-        data = self._held + data
-        scanned, size = self._scanned, len(data)
-        self._held, self._scanned = b"", 0
+        # Grown in place: a long string comes in many pieces.
+        self._held += data
+        held, scanned, size = self._held, self._scanned, len(self._held)
+        self._scanned = 0
         tokens = []
         position = 0
         while position < size:
             if self._recovering:
-                end = _end(_SKIPPED, data, position)
-                self._move(data, position, end)
+                end = _end(_SKIPPED, held, position)
+                self._move(held, position, end)
                 position, self._shift = end, 1
                 self._recovering = end == size
                 continue
-            code = data[position]
+            code = held[position]
             if code in _WHITESPACE:
-                end = _end(_SPACE, data, position)
-                self._move(data, position, end)
+                end = _end(_SPACE, held, position)
+                self._move(held, position, end)
                 position, self._shift = end, 0
                 continue
-            kind, end = self._scan(data, position, max(scanned, position + 1))
+            kind, end = self._scan(held, position, max(scanned, position + 1))
             if kind is None:
-                self._held, self._scanned = data[position:], end - position
+                self._scanned = end - position
                 break
             scanned = 0
-            tokens.append(Token(kind, data[position:end], self._line, self._column + self._shift))
-            self._move(data, position, end)
+            tokens.append(
+                Token(kind, bytes(held[position:end]), self._line, self._column + self._shift)
+            )
+            self._move(held, position, end)
             position = end
             self._recovering = kind == "error"
             self._shift = 1 if kind in _ENDED_BY_LOOKING_AHEAD else 0
+        del held[:position]
         return tokens
 
     @staticmethod
-    def _scan(data: bytes, position: int, scanned: int) -> tuple[str | None, int]:
+    def _scan(data: bytearray, position: int, scanned: int) -> tuple[str | None, int]:
         """The kind of the token at ``position`` and its end.
 
         The kind is None for a token that may go on after these bytes; then the end says how far
@@ -152,7 +156,7 @@ class Lexer:
             return (None, position) if end == len(data) else ("keyword", end)
         return "error", position + 1
 
-    def _move(self, data: bytes, start: int, end: int) -> None:
+    def _move(self, data: bytearray, start: int, end: int) -> None:
         newlines = data.count(b"\n", start, end)
         if newlines:
             self._line += newlines
@@ -161,6 +165,6 @@ class Lexer:
             self._column += end - start
 
 
-def _end(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
+def _end(pattern: re.Pattern[bytes], data: bytearray, position: int) -> int:
     match = pattern.match(data, position)
     return match.end() if match else position
