@@ -98,8 +98,8 @@ def note_backends(
     kinds = sorted({machine.description for machine in machines})
     if kinds:
         report.__dict__["qmp_backends"] = kinds
-        if hasattr(config, "workerinput"):
-            # A worker has no terminal of its own for the header.
+        if hasattr(config, "workerinput") and config.get_verbosity() >= 0:
+            # The controller knows neither of a worker's machines nor of its host.
             report.__dict__["qmp_header"] = header(settings_of(config))
 
 

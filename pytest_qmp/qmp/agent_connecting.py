@@ -13,10 +13,10 @@ from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.address import Address, AddressLike, parse_address
 from pytest_qmp.qmp.agent_session import SYNC, AgentSession
 from pytest_qmp.qmp.connection import BlockingConnection
-from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.deadline import Deadline, limits
 from pytest_qmp.qmp.session import Call, TranscriptEntry
 from pytest_qmp.qmp.transport import SocketTransport, connect_socket
-from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, Timeout
+from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, DefaultTimeout, Timeout
 from pytest_qmp.qmp.watching import Watch
 from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE, show_bytes
 
@@ -214,7 +214,7 @@ class ConnectingAgentClient:
             held.extend(map(self._turn.acquire, (True,), (limit,)))
             if not held[0]:
                 raise QMPTimeoutError(
-                    f"waited {seconds(deadline.timeout)} for the turn of {command!r}: another "
+                    f"waited {deadline.words} for the turn of {command!r}: another "
                     f"thread has a command at {self._peer}, which answers one after the other. "
                     "Give that one a shorter timeout, or this one a longer"
                 )
@@ -306,9 +306,7 @@ class ConnectingAgentClient:
         return self.explain_loss() if self.explain_loss is not None else ""
 
     def _deadline(self, timeout: Timeout) -> Deadline:
-        return Deadline(
-            timeout if timeout is None or isinstance(timeout, (int, float)) else self.timeout
-        )
+        return limits.deadline(self.timeout if isinstance(timeout, DefaultTimeout) else timeout)
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ import socket
 from pytest_qmp.errors import QMPConnectError, QMPTimeoutError
 from pytest_qmp.qmp.address import Address
 from pytest_qmp.qmp.aio_connection import pause, release
-from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.transport import Listener, nobody_there, refuse_hopeless
 
 __all__ = ["AsyncListener", "connect_socket"]
@@ -150,7 +150,7 @@ async def _resolve(
     if asked.cancelled():
         raise QMPConnectError(
             f"can't connect to {address}: its host name was not resolved within "
-            f"{seconds(deadline.timeout)}. Give the host's address as a number"
+            f"{deadline.words}. Give the host's address as a number"
         )
     return asked.result()
 

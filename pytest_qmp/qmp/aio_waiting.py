@@ -9,7 +9,7 @@ from typing import cast
 from pytest_qmp.errors import QMPDisconnectedError, QMPError, QMPTimeoutError
 from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.aio_connection import AsyncConnection
-from pytest_qmp.qmp.deadline import Deadline
+from pytest_qmp.qmp.deadline import Deadline, limits
 from pytest_qmp.qmp.events import EventLog, EventMatcher, Match, QMPEvent
 from pytest_qmp.qmp.waiting import DEFAULT, Timeout
 
@@ -171,7 +171,7 @@ class AsyncEventWaiter:
         connection = self._connected()
         connection.require_own_loop()
         connection.require_open()
-        return EventStream(connection, self._events, matcher, Deadline(timeout))
+        return EventStream(connection, self._events, matcher, limits.deadline(timeout))
 
     def _connected(self) -> AsyncConnection:
         if self._connection is None:
@@ -182,7 +182,7 @@ class AsyncEventWaiter:
         return self.timeout if timeout is DEFAULT else cast("float | None", timeout)
 
     def _deadline(self, timeout: Timeout) -> Deadline:
-        return Deadline(self._effective(timeout))
+        return limits.deadline(self._effective(timeout))
 
 
 class AsyncEventExpectation:
@@ -222,7 +222,7 @@ class AsyncEventExpectation:
     ) -> None:
         __tracebackhide__ = True
         if kind is None:
-            deadline = Deadline(self._timeout)
+            deadline = limits.deadline(self._timeout)
             self._event = await self._client.wait_for_event_since(
                 self._since, self._matcher, deadline
             )

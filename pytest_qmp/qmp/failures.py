@@ -60,7 +60,7 @@ def unmet(
     """
     if session.failure is not None:
         return lost(session, peer, f" while {awaited} was awaited", seen, explain)
-    text = f"waited {seconds(deadline.timeout)} for {awaited} from {peer}, in vain"
+    text = f"waited {deadline.words} for {awaited} from {peer}, in vain"
     if not sent:
         text += "; the peer does not read, so it was not sent and is withdrawn"
     elif session.partial:
@@ -159,6 +159,6 @@ def unknown_command(command: str, known: Sequence[str], version: QMPVersion) -> 
 def came_anyway(matcher: EventMatcher, deadline: Deadline, event: QMPEvent) -> AssertionError:
     """The failure of an ``assert_no_event``."""
     return AssertionError(
-        f"no event {matcher} was to come within {seconds(deadline.timeout)}, but after "
+        f"no event {matcher} was to come within {deadline.words}, but after "
         f"{seconds(deadline.elapsed)} came {event}"
     )

@@ -20,7 +20,7 @@ from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.agent_connecting import ConnectingAgentClient
 from pytest_qmp.qmp.agent_session import SYNC
 from pytest_qmp.qmp.connection import BlockingConnection
-from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.messages import argument_name
 from pytest_qmp.qmp.session import Call
 from pytest_qmp.qmp.waiting import DEFAULT, Timeout
@@ -193,7 +193,7 @@ class GuestAgentClient(ConnectingAgentClient):
             ended = self._wait_for_program(pid, deadline)
         except QMPTimeoutError as error:
             raise QMPTimeoutError(
-                f"waited {seconds(deadline.timeout)} for the end of {list(argv)!r}, process {pid} "
+                f"waited {deadline.words} for the end of {list(argv)!r}, process {pid} "
                 f"in the guest, in vain: {error}"
             ) from None
         return GuestExecResult(

@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from pytest_qmp.errors import QMPConnectError, QMPDisconnectedError, QMPError, QMPTimeoutError
 from pytest_qmp.qmp.address import Address
-from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.session import Call
 
 __all__ = [
@@ -297,7 +297,7 @@ def refuse_hopeless(address: Address, error: OSError) -> None:
 
 def nobody_there(address: Address, error: OSError, deadline: Deadline) -> QMPConnectError:
     """The error of a connect that was tried until the deadline; ``error`` is the last one."""
-    waited = f"waited {seconds(deadline.timeout)}"
+    waited = f"waited {deadline.words}"
     if address.path is not None and not os.path.lexists(address.path):
         folder = os.path.dirname(address.path) or "."
         seen = (
@@ -364,7 +364,7 @@ class Listener:
             sock = self._sock.accept()[0]
         except (TimeoutError, BlockingIOError) as error:
             raise QMPTimeoutError(
-                f"nobody connected to {self.address} within {seconds(deadline.timeout)}. Check "
+                f"nobody connected to {self.address} within {deadline.words}. Check "
                 f"that QEMU runs with -qmp {self.address}"
             ) from error
         except OSError as error:

@@ -9,21 +9,31 @@ from typing import Final
 from pytest_qmp.errors import QMPDisconnectedError, QMPError, QMPTimeoutError
 from pytest_qmp.qmp import failures
 from pytest_qmp.qmp.connection import BlockingConnection
-from pytest_qmp.qmp.deadline import Deadline
+from pytest_qmp.qmp.deadline import Deadline, limits
 from pytest_qmp.qmp.events import EventLog, EventMatcher, Match, QMPEvent
 
-__all__ = ["DEFAULT", "DEFAULT_TIMEOUT", "EventExpectation", "EventWaiter", "Timeout"]
+__all__ = [
+    "DEFAULT",
+    "DEFAULT_TIMEOUT",
+    "DefaultTimeout",
+    "EventExpectation",
+    "EventWaiter",
+    "Timeout",
+]
 
 DEFAULT_TIMEOUT: Final = 30.0
 
 
-class _Default:
+class DefaultTimeout:
+    """What stands for the timeout of the client, or of the machine."""
+
     def __repr__(self) -> str:
         return "the client's timeout"
 
 
-DEFAULT: Final = _Default()
-Timeout = float | None | _Default
+DEFAULT: Final = DefaultTimeout()
+#: Seconds, None for no limit, or the deadline of a wait that this one is a part of.
+Timeout = float | None | Deadline | DefaultTimeout
 
 
 class EventWaiter:
@@ -166,17 +176,19 @@ class EventWaiter:
             raise failures.not_connected()
         return self._connection
 
-    def _effective(self, timeout: Timeout) -> float | None:
-        return self.timeout if isinstance(timeout, _Default) else timeout
+    def _effective(self, timeout: Timeout) -> float | Deadline | None:
+        return self.timeout if isinstance(timeout, DefaultTimeout) else timeout
 
     def _deadline(self, timeout: Timeout) -> Deadline:
-        return Deadline(self._effective(timeout))
+        return limits.deadline(self._effective(timeout))
 
 
 class EventExpectation:
     """What ``expect_event`` gives; ``value`` is the event, once the block has ended."""
 
-    def __init__(self, client: EventWaiter, matcher: EventMatcher, timeout: float | None) -> None:
+    def __init__(
+        self, client: EventWaiter, matcher: EventMatcher, timeout: float | Deadline | None
+    ) -> None:
         self._client = client
         self._matcher = matcher
         self._timeout = timeout
@@ -208,5 +220,5 @@ class EventExpectation:
     ) -> None:
         __tracebackhide__ = True
         if kind is None:
-            deadline = Deadline(self._timeout)
+            deadline = limits.deadline(self._timeout)
             self._event = self._client.wait_for_event_since(self._since, self._matcher, deadline)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import select
 import socket
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from pytest_qmp.errors import (
     VMGoneError,
     VMVerdictError,
 )
-from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.deadline import Deadline, limits
 from pytest_qmp.text import last_lines
 from pytest_qmp.vm.stream import OutputStream
 from pytest_qmp.vm.verdict_board import VerdictBoard
@@ -189,7 +188,7 @@ class Console(_Spawn):
         text = self._coerce_send_string(text)
         self._log(text, "send")
         data = str(text).encode("utf-8")
-        deadline = Deadline(self.timeout)
+        deadline = limits.deadline(self.timeout)
         poll = select.poll()
         poll.register(self._sock, select.POLLOUT)
         sent = 0
@@ -197,7 +196,7 @@ class Console(_Spawn):
             if not poll.poll(deadline.poll_milliseconds()):
                 raise ConsoleTimeoutError(
                     f"typed {sent} of {len(data)} bytes at the console {self.name}: the guest "
-                    f"took no more within {seconds(self.timeout)}.\n{self._shown()}"
+                    f"took no more within {deadline.words}.\n{self._shown()}"
                 )
             try:
                 sent += self._sock.send(data[sent:], socket.MSG_NOSIGNAL)
@@ -283,21 +282,20 @@ class Console(_Spawn):
     ) -> Any:
         __tracebackhide__ = True
         names = " or ".join(repr(one) for one in wanted if isinstance(one, str)) or "its end"
-        limit = self.timeout if timeout == -1 else timeout
-        started = time.monotonic()
+        deadline = limits.deadline(self.timeout if timeout == -1 else timeout)
         self._awaited = names, any(one is pexpect.EOF for one in wanted)
         try:
-            return expect(patterns, timeout, *rest, **more)
+            return expect(patterns, deadline.remaining(), *rest, **more)
         except pexpect.TIMEOUT:
             failure: Exception = ConsoleTimeoutError(
-                f"waited {seconds(limit)} for {names} at the console {self.name}, in vain.\n"
+                f"waited {deadline.words} for {names} at the console {self.name}, in vain.\n"
                 f"{self._shown()}"
             )
         except pexpect.EOF:
             self._raise_verdict(gone=True)
             failure = ConsoleEOFError(
                 f"the console {self.name} closed while {names} was awaited "
-                f"(for {time.monotonic() - started:.1f} s): {self._ended()}\n{self._shown()}"
+                f"(for {deadline.elapsed:.1f} s): {self._ended()}\n{self._shown()}"
             )
         raise failure from None
 

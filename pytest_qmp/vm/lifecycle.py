@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -19,23 +19,20 @@ from pytest_qmp.errors import (
     VMLaunchError,
 )
 from pytest_qmp.qmp.client import QMPClient
-from pytest_qmp.qmp.deadline import Deadline, seconds
-from pytest_qmp.qmp.events import EventLog
-from pytest_qmp.qmp.session import TranscriptEntry
-from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, Timeout
+from pytest_qmp.qmp.deadline import Deadline, limits
+from pytest_qmp.qmp.waiting import DEFAULT, Timeout
 from pytest_qmp.text import last_lines
 from pytest_qmp.vm import endings
 from pytest_qmp.vm.argv import required_files, starts_held
-from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig
-from pytest_qmp.vm.oversight import Oversight, indented
+from pytest_qmp.vm.identity import MachineIdentity
+from pytest_qmp.vm.oversight import indented
 from pytest_qmp.vm.process import describe_exit
-from pytest_qmp.vm.verdicts import Verdict, check_kinds
+from pytest_qmp.vm.verdicts import check_kinds
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from pytest_qmp.fake.server import FakeQMPServer
 
 __all__ = ["MachineLife"]
 
@@ -47,30 +44,13 @@ _LAST_WORDS_SECONDS = 1.0
 _ENDS = frozenset({"shutdown", "exit"})
 
 
-class MachineLife:
+class MachineLife(MachineIdentity):
     """Starts and ends a machine, whatever runs it. ``VirtualMachine`` adds what a test does.
 
     Args:
         config: what to start.
         backend: what runs it.
-
-    Attributes:
-        config: what was started.
-        label: what messages and reports call it.
     """
-
-    def __init__(self, config: VMConfig, backend: Backend) -> None:
-        self.config = config
-        self.label = config.name or "vm"
-        self._backend = backend
-        self._timeout = config.timeout if config.timeout is not None else DEFAULT_TIMEOUT
-        self._qmp: QMPClient | None = None
-        self._oversight = Oversight(config, backend, watched=backend.kind != "external")
-        self._sockets: dict[str, socket.socket] = {}
-        self._releases: list[Callable[[], None]] = []
-        self._exit_status: int | None = None
-        self._last_stderr = ""
-        self._closed = False
 
     def start(self) -> Self:
         """Starts the machine and waits until its monitor answers.
@@ -89,15 +69,17 @@ class MachineLife:
             return self
         # A QEMU of somebody else's runs already, or is about to: nobody boots in this wait.
         patience = _CONNECT_SECONDS if self._backend.kind == "external" else self._timeout
-        deadline = Deadline(min(patience, self._timeout))
+        deadline = limits.deadline(min(patience, self._timeout))
         endings.started(self)
         try:
             wires = self._backend.start(tuple(self.config.consoles), deadline)
+            if wires.second_monitor is not None:
+                self._releases.append(wires.second_monitor.close)
             for name, sock in wires.consoles.items():
                 self._connect_console(name, sock)
             self._qmp = QMPClient.connect(
                 wires.monitor,
-                timeout=deadline.remaining(),
+                timeout=deadline,
                 peer=self._peer_name(),
             )
             if wires.second_monitor is not None:
@@ -186,26 +168,18 @@ class MachineLife:
         status = self._reap(deadline)
         if status is None:
             raise QMPTimeoutError(
-                f"waited {seconds(deadline.timeout)} for {self} to end, but it runs on"
+                f"waited {deadline.words} for {self} to end, but it runs on"
                 f"{self._status_now()}.{self._shown_console()}"
             )
         return status
 
-    def _reap(self, deadline: Deadline) -> int | None:
-        if self._exit_status is None:
-            self._exit_status = self._backend.wait(deadline)
-        return self._exit_status
-
     def _status_now(self) -> str:
         try:
-            return f" (run state: {self.qmp.execute('query-status', timeout=1.0)['status']})"
+            return (
+                f" (run state: {self.qmp.execute('query-status', timeout=Deadline(1.0))['status']})"
+            )
         except QMPError:
             return ""
-
-    @property
-    def exit_status(self) -> int | None:
-        """QEMU's exit status, negative for a signal; None while it runs."""
-        return self._exit_status if self._closed else self._reap(Deadline(0))
 
     def quit(self, timeout: Timeout = DEFAULT) -> int:
         """Ends QEMU (``quit``) and waits for it.
@@ -219,11 +193,11 @@ class MachineLife:
         __tracebackhide__ = True
         deadline = self._deadline(timeout)
         try:
-            self.qmp.execute("quit", timeout=deadline.remaining())
+            self.qmp.execute("quit", timeout=deadline)
         except QMPDisconnectedError:
             if self._reap(Deadline(_LAST_WORDS_SECONDS)) is None:
                 raise
-        return self.wait(deadline.remaining())
+        return self.wait(deadline)
 
     def kill(self) -> int | None:
         """Kills the process (SIGKILL) and reaps it.
@@ -269,7 +243,7 @@ class MachineLife:
         if self._qmp is not None and self._qmp.connected:
             deadline = Deadline(_QUIT_SECONDS)
             try:
-                self._qmp.execute("quit", timeout=_QUIT_SECONDS)
+                self._qmp.execute("quit", timeout=deadline)
             except QMPTimeoutError:
                 pass  # It is stuck: the signals below are for that.
             except QMPError:
@@ -337,81 +311,6 @@ class MachineLife:
             finally:
                 oversight.sync()
 
-    @property
-    def verdict(self) -> Verdict | None:
-        """The first thing that happened to the machine and was not wanted; None: nothing did."""
-        return self._oversight.board.first
-
-    # -- what it is ------------------------------------------------------------------------------
-
-    @property
-    def started(self) -> bool:
-        """True once its monitor has answered; stays so after its end."""
-        return self._qmp is not None
-
-    @property
-    def backend(self) -> str:
-        """``qemu``, ``fake`` or ``external``."""
-        return self._backend.kind
-
-    @property
-    def description(self) -> str:
-        """What runs it: binary, version and accelerator."""
-        return self._backend.description
-
-    @property
-    def argv(self) -> tuple[str, ...]:
-        """The command line."""
-        return self._backend.argv
-
-    @property
-    def pid(self) -> int | None:
-        """The QEMU process; None on the fake, and for a QEMU that somebody else started."""
-        return self._backend.pid
-
-    @property
-    def stderr(self) -> str:
-        """What QEMU wrote to its standard output and error."""
-        return self._last_stderr if self._closed else self._backend.stderr()
-
-    @property
-    def fake(self) -> FakeQMPServer:
-        """The fake that plays the machine.
-
-        Raises:
-            VMError: a real QEMU does.
-        """
-        server = getattr(self._backend, "server", None)
-        if server is None:
-            raise VMError(f"{self} runs on {self._backend.description}, not on the fake")
-        fake: FakeQMPServer = server
-        return fake
-
-    @property
-    def qmp(self) -> QMPClient:
-        """The connected client.
-
-        Raises:
-            VMError: the machine was not started.
-        """
-        if self._qmp is None:
-            raise VMError(f"{self} was not started: call start(), or use it in a with statement")
-        return self._qmp
-
-    @property
-    def transcript(self) -> list[TranscriptEntry]:
-        """The last QMP messages both ways; see ``QMPClient.transcript``."""
-        return self._qmp.transcript if self._qmp is not None else []
-
-    @property
-    def events(self) -> EventLog:
-        """All events so far."""
-        return self.qmp.events
-
-    def console_tail(self, lines: int = 20) -> str:
-        """The last lines of all consoles, as a person would have seen them."""
-        return self._oversight.console_tail(lines)
-
     def _shown_console(self) -> str:
         tail = self.console_tail()
         return f"\nThe console's last lines:\n{indented(tail)}" if tail else ""
@@ -431,17 +330,6 @@ class MachineLife:
         if stderr:
             text += f"\nIt wrote:\n{indented(stderr)}"
         return text
-
-    def _deadline(self, timeout: Timeout) -> Deadline:
-        return Deadline(
-            timeout if timeout is None or isinstance(timeout, (int, float)) else self._timeout
-        )
-
-    def __repr__(self) -> str:
-        state = "ended" if self._closed else "not started" if self._qmp is None else "started"
-        return f"<{self.label} on {self._backend.kind}, {state}>"
-
-    __str__ = __repr__
 
 
 def require_files(config: VMConfig) -> None:

@@ -12,7 +12,7 @@ from pytest_qmp.errors import (
     QMPTimeoutError,
     VMError,
 )
-from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.events import EventMatcher, Match, QMPEvent
 from pytest_qmp.qmp.waiting import DEFAULT, EventExpectation, Timeout
 from pytest_qmp.vm.backend import Backend
@@ -196,9 +196,7 @@ class VirtualMachine(MachineLife):
         while True:
             try:
                 seen = self.qmp.events.total
-                found = str(
-                    self.qmp.execute("query-status", timeout=deadline.remaining())["status"]
-                )
+                found = str(self.qmp.execute("query-status", timeout=deadline)["status"])
                 if found in wanted:
                     return found
                 if deadline.expired:
@@ -215,7 +213,7 @@ class VirtualMachine(MachineLife):
                 break
         names = " or ".join(map(repr, wanted))
         raise QMPTimeoutError(
-            f"waited {seconds(deadline.timeout)} for the run state {names} of {self}, in vain"
+            f"waited {deadline.words} for the run state {names} of {self}, in vain"
             + (f": it is {found!r}. " if found else ". ")
             + self.qmp.events.describe()
             + self._shown_console()
@@ -292,7 +290,7 @@ class VirtualMachine(MachineLife):
         __tracebackhide__ = True
         deadline = self._deadline(timeout)
         since = self.events.total
-        self.qmp.execute("system_powerdown", timeout=deadline.remaining())
+        self.qmp.execute("system_powerdown", timeout=deadline)
         return self.qmp.wait_for_event_since(since, EventMatcher("SHUTDOWN"), deadline, keep=True)
 
 

@@ -131,8 +131,6 @@ class Oversight:
         self.board.on_lost()
         for stream in self.streams.values():
             stream.close()
-        if self._tap is not None:
-            self._tap.sock.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
