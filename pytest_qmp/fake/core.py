@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from .arguments import check_arguments
 from .clock import Clock
 from .commands import HANDLERS, Context
 from .descriptors import MonitorDescriptors
+from .emitter import Encoded
 from .machine import Machine
 from .monitor import NO_REPLY, Call, MonitorSession, Pending, Reply
 from .options import parse_options
@@ -35,7 +37,12 @@ class Core:
         strict: refuse stubs and events that no QEMU of that version could have sent.
         schedule: calls a function so many seconds later.
         virtual_time: time stands still but for ``clock.advance()``.
+
+    Attributes:
+        checks_model: what the model itself says is checked like a stub; for the fake's own tests.
     """
+
+    checks_model = False
 
     def __init__(
         self,
@@ -53,6 +60,7 @@ class Core:
         self.clock = Clock(schedule, virtual=virtual_time)
         self.machine = Machine(parse_options(args), self.dialect, self.send_event, self.clock)
         self.checker = Checker(self.dialect, self.schema, strict)
+        self._own_checker = Checker(self.dialect, self.schema, True)
         self.stubs = Stubs(self.checker)
         self._faults: list[str] = []
         self._unmodelled: dict[str, None] = {}
@@ -93,6 +101,8 @@ class Core:
 
     def send_event(self, name: str, data: Mapping[str, Any] | None) -> None:
         """Sends an event to every monitor that gets any."""
+        if self.checks_model and self.strict:
+            self._own_checker.check_event(name, data)
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         event: dict[str, Any] = {
             "event": name,
@@ -167,9 +177,20 @@ class Core:
 
     def _outcome(self, stub: Stub, call: Call, session: MonitorSession) -> Reply:
         """What comes of a stub; never raises."""
+        reply = NO_REPLY if stub.disconnects else self._stub_reply(stub, call, session)
+        for name, data in stub.events_before:
+            self.send_event(name, data)
+        for name, data, seconds in stub.events_after:
+            emit = functools.partial(self.send_event, name, data)
+            if seconds:
+                self.clock.call_later(seconds, emit)
+            else:
+                self.clock.call_soon(emit)
         if stub.disconnects:
             session.ended = session.hangs_up = True
-            return NO_REPLY
+        return NO_REPLY if stub.drops_reply else reply
+
+    def _stub_reply(self, stub: Stub, call: Call, session: MonitorSession) -> Reply:
         try:
             if stub.has_answer:
                 reply = Reply.success(stub.answer(call.arguments))
@@ -183,7 +204,7 @@ class Core:
             reply = Reply.failure(CommandFailed(error.desc, error.error_class))
         except Exception:  # noqa: BLE001 - the client must get an answer, check() raises it
             reply = self._broken(call)
-        return NO_REPLY if stub.drops_reply else reply
+        return reply._replace(manner=stub.manner)
 
     def _model(self, call: Call, session: MonitorSession) -> Reply:
         handler = HANDLERS.get(call.command)
@@ -191,9 +212,12 @@ class Core:
             raise self._not_modelled(call.command, call.command)
         context = Context(self.dialect, self.machine, session)
         try:
-            return Reply.success(handler(context, call.arguments))
+            value = handler(context, call.arguments)
         except NotModelled as lack:
             raise self._not_modelled(call.command, f"{lack} (in {call.command})") from lack
+        if self.checks_model and not isinstance(value, Encoded):
+            self._own_checker.check_reply(call.command, value)
+        return Reply.success(value)
 
     def _not_modelled(self, command: str, what: str) -> CommandFailed:
         """The answer to what the fake does not model; check() raises it as well."""

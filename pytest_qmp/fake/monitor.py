@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from .descriptors import MonitorDescriptors
 from .emitter import emit, hash_ordered
 from .json_parser import JSONReader, ParseFault
-from .replies import CommandFailed
+from .replies import CommandFailed, Manner
 from .versions import Dialect
 
 __all__ = ["NO_REPLY", "Call", "Executor", "MonitorSession", "Pending", "Reply", "version_info"]
@@ -37,10 +37,11 @@ class Call:
 
 
 class Reply(NamedTuple):
-    """What is sent for a command: a member of the reply, and its value."""
+    """What is sent for a command: a member of the reply, its value, and how it is sent."""
 
     member: str
     value: Any
+    manner: Manner = Manner()
 
     @classmethod
     def success(cls, value: Any) -> Reply:
@@ -127,7 +128,7 @@ class MonitorSession:
 
     def greet(self) -> None:
         """Sends the greeting."""
-        self._send({"QMP": {"version": version_info(self.dialect), "capabilities": ["oob"]}})
+        self.send({"QMP": {"version": version_info(self.dialect), "capabilities": ["oob"]}})
 
     def receive(self, data: bytes) -> None:
         """Takes bytes from the client, and runs what can be run."""
@@ -137,7 +138,7 @@ class MonitorSession:
     def send_event(self, event: Mapping[str, Any]) -> None:
         """Sends an event, if this client gets any yet."""
         if self.negotiated:
-            self._send(event)
+            self.send(event)
 
     def finish(self, message: Mapping[str, Any], reply: Reply, in_band: int) -> None:
         """Ends a command whose reply was deferred: see Pending."""
@@ -233,11 +234,20 @@ class MonitorSession:
         if reply is NO_REPLY:
             return
         out = {reply.member: reply.value}
-        if isinstance(message, dict) and "id" in message:
+        manner = reply.manner
+        if manner.wrong_id is not None:
+            out["id"] = manner.wrong_id[0]
+        elif isinstance(message, dict) and "id" in message:
             out["id"] = message["id"]
-        self._send(out)
+        start = len(self.outgoing)
+        for _ in range(manner.copies):
+            self.send(out)
+        if manner.cut_after is not None:
+            del self.outgoing[min(start + manner.cut_after, len(self.outgoing) - 3) :]
+            self.ended = self.hangs_up = True
 
-    def _send(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Sends a message, whatever the state."""
         text = emit(message, self._pretty)
         if self._pretty:
             text = text.replace("\n", "\r\n")

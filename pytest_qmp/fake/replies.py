@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["GENERIC_ERROR", "CommandFailed", "NotModelled"]
+from typing import Any, NamedTuple
+
+__all__ = ["GENERIC_ERROR", "CommandFailed", "Manner", "NotModelled"]
 
 GENERIC_ERROR = "GenericError"
 
@@ -18,3 +20,17 @@ class CommandFailed(Exception):  # noqa: N818 - an answer on the wire, not an er
 
 class NotModelled(Exception):  # noqa: N818 - told to the test as an unmodelled command
     """A command is modelled, but not what it was asked for here; the text says what."""
+
+
+class Manner(NamedTuple):
+    """How a reply is sent, where not as QEMU does.
+
+    Attributes:
+        copies: how often.
+        wrong_id: the id to send instead of the client's, alone in a list; None for the client's.
+        cut_after: so many bytes of the line are sent, then the connection is closed.
+    """
+
+    copies: int = 1
+    wrong_id: list[Any] | None = None
+    cut_after: int | None = None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_qmp.errors import FakeQMPServerError
 
-from . import spying
 from .channels import Channel
 from .console import Console
 from .core import Core
@@ -19,8 +18,8 @@ from .descriptors import MonitorDescriptors
 from .guest import FakeGuest
 from .links import Link, Links
 from .listener import Listener
-from .monitor import Call
 from .reactor import Reactor
+from .spying import Spying
 from .stubs import Stub
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ _SIGKILL, _SIGABRT = -9, -6
 _PATIENCE = 10.0
 
 
-class FakeQMPServer:
+class FakeQMPServer(Spying):
     """A server that answers on QMP as a QEMU of the given version does.
 
     It runs in one thread of this process and has the sockets that QEMU would have. As a context
@@ -249,31 +248,6 @@ class FakeQMPServer:
         with self._reactor.change():
             self._core.clock.advance(seconds)
 
-    @property
-    def calls(self) -> list[Call]:
-        """The commands that came so far, oldest first, those that were refused included."""
-        with self._reactor.lock:
-            return list(self._core.calls)
-
-    def assert_called(self, command: str, /, **arguments: Any) -> None:
-        """Fails the test unless a command came, with at least these arguments."""
-        __tracebackhide__ = True
-        with self._reactor.lock:
-            named = self._core.stubs.named(command, arguments)
-            if spying.find_calls(self._core.calls, command, named):
-                return
-            text = spying.never_called_text(self._core.calls, command, arguments)
-        raise AssertionError(text)
-
-    def assert_not_called(self, command: str, /, **arguments: Any) -> None:
-        """Fails the test if a command came, with at least these arguments."""
-        __tracebackhide__ = True
-        with self._reactor.lock:
-            named = self._core.stubs.named(command, arguments)
-            found = spying.find_calls(self._core.calls, command, named)
-        if found:
-            raise AssertionError(spying.was_called_text(found, command, arguments))
-
     def check(self) -> None:
         """Raises what went wrong in the server since it was last asked.
 
@@ -402,6 +376,7 @@ class FakeQMPServer:
                 self._accept_next()
 
     def _send_console(self, data: bytes) -> None:
+        self._core.machine.screen.write(data)
         if self._console_channels:
             for channel in self._console_channels:
                 channel.outgoing += data

@@ -10,7 +10,7 @@ from pytest_qmp.qmp.schema import Schema
 
 from .arguments import check_value
 from .emitter import emit
-from .replies import CommandFailed
+from .replies import CommandFailed, Manner
 from .versions import Dialect
 
 __all__ = ["Stub", "Stubs"]
@@ -102,8 +102,12 @@ class Stub:
         self.seconds = 0.0
         self.disconnects = False
         self.drops_reply = False
-        self.is_once = False
+        self.manner = Manner()
+        self.limit: int | None = None
         self.used = 0
+        #: Events before the reply, and after it with so many seconds between.
+        self.events_before: list[tuple[str, dict[str, Any] | None]] = []
+        self.events_after: list[tuple[str, dict[str, Any] | None, float]] = []
         self._checker = checker
         self._arguments = arguments
         self._answer: Callable[[dict[str, Any]], Any] | None = None
@@ -168,10 +172,67 @@ class Stub:
         self.drops_reply = True
         return self
 
+    def duplicate_reply(self) -> Stub:
+        """Sends the reply twice."""
+        self.manner = self.manner._replace(copies=2)
+        return self
+
+    def wrong_id(self, value: Any = "pytest-qmp-wrong-id") -> Stub:
+        """Sends the reply with this id instead of the client's, if it sent one or not."""
+        self.manner = self.manner._replace(wrong_id=[value])
+        return self
+
+    def eof_mid_line(self, after: int = 10) -> Stub:
+        """Sends the first bytes of the reply, then closes the connection."""
+        if after < 0:
+            raise FakeQMPServerError(f"a line can't be cut after {after!r} bytes")
+        self.manner = self.manner._replace(cut_after=after)
+        return self
+
+    def emit_before(self, name: str, data: Mapping[str, Any] | None = None) -> Stub:
+        """Sends an event before the reply, in the order of the calls.
+
+        Raises:
+            FakeQMPServerError: the emulated QEMU has no such event, or not with such data.
+        """
+        self._checker.check_event(name, data)
+        self.events_before.append((name, None if data is None else dict(data)))
+        return self
+
+    def then_emit(
+        self, name: str, data: Mapping[str, Any] | None = None, *, after: float = 0.0
+    ) -> Stub:
+        """Sends an event after the reply, in the order of the calls.
+
+        Args:
+            name: of the event.
+            data: what comes with it.
+            after: how many seconds later.
+
+        Raises:
+            FakeQMPServerError: the emulated QEMU has no such event, or not with such data.
+        """
+        if after < 0:
+            raise FakeQMPServerError(f"an event can't come before its reply: after={after!r}")
+        self._checker.check_event(name, data)
+        self.events_after.append((name, None if data is None else dict(data), after))
+        return self
+
     def once(self) -> Stub:
         """Serves one call; several such stubs serve in the order in which they were written."""
-        self.is_once = True
+        return self.times(1)
+
+    def times(self, count: int) -> Stub:
+        """Serves so many calls; several such stubs serve in the order of writing."""
+        if count < 1:
+            raise FakeQMPServerError(f"a stub can't serve {count!r} calls: leave it out")
+        self.limit = count
         return self
+
+    @property
+    def used_up(self) -> bool:
+        """Whether it has served all the calls that it was for."""
+        return self.limit is not None and self.used >= self.limit
 
     @property
     def has_answer(self) -> bool:
@@ -214,10 +275,10 @@ class Stubs:
         ]
 
     def take(self, command: str, arguments: Mapping[str, Any]) -> Stub | None:
-        """The stub that serves this call, if there is one; a ``once()`` is used up by it."""
+        """The stub that serves this call, if there is one, and counts the call."""
         found: Stub | None = None
         for stub in self._stubs:
-            if stub.command != command or (stub.is_once and stub.used):
+            if stub.command != command or stub.used_up:
                 continue
             if stub.matches(arguments) and (found is None or _precedes(stub, found)):
                 found = stub
@@ -230,8 +291,8 @@ def _precedes(later: Stub, earlier: Stub) -> bool:
     """Whether a stub that was written later goes before one that was written earlier."""
     if later.specificity != earlier.specificity:
         return later.specificity > earlier.specificity
-    if later.is_once or earlier.is_once:
-        return later.is_once and not earlier.is_once
+    if later.limit is not None or earlier.limit is not None:
+        return earlier.limit is None
     return True
 
 

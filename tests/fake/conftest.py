@@ -8,8 +8,17 @@ from typing import Any
 import pytest
 
 from pytest_qmp.fake import FakeQMPServer
+from pytest_qmp.fake.core import Core
 
 from .client import LineClient
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _check_the_model() -> Iterator[None]:
+    """A reply or an event that no QEMU could have sent is a fault of the model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Core, "checks_model", True)
+        yield
 
 
 @pytest.fixture

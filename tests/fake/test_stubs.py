@@ -11,10 +11,12 @@ import pytest
 
 from pytest_qmp.errors import FakeQMPServerError, QMPCommandError
 from pytest_qmp.fake import FakeQMPServer
+from pytest_qmp.fake.commands import HANDLERS
 
 from .client import LineClient
 
 Connect = Callable[..., LineClient]
+OST = {"info": {"slot": "0", "slot-type": "DIMM", "source": 1, "status": 0}}
 BALLOON = {"return": {"actual": 5}}
 
 
@@ -204,6 +206,14 @@ def test_a_stub_does_not_undo_the_check_of_the_arguments(
         (lambda s: s.on("stop").reply({"x": object()}), "can't be sent"),
         (lambda s: s.on("stop").reply_error("Oops", "x"), "no error class 'Oops'"),
         (lambda s: s.on("stop").delay(-1), "negative"),
+        (lambda s: s.on("stop").times(0), "can't serve 0 calls"),
+        (lambda s: s.on("stop").eof_mid_line(-1), "can't be cut after -1"),
+        (lambda s: s.on("stop").then_emit("STOP", after=-1), "can't come before its reply"),
+        (lambda s: s.on("stop").then_emit("STOP", {"x": 1}), "'x' is unexpected"),
+        (lambda s: s.on("stop").emit_before("STOPP"), "did you mean 'STOP'"),
+        (lambda s: s.emit("BALLOON_CHANGE", {"actual": 2**64}), "expected: integer"),
+        (lambda s: s.on("query-balloon").reply({"actual": True}), "expected: integer"),
+        (lambda s: s.on("query-blockstats").reply([{"stats": {}}]), "'[0].stats"),
         (lambda s: s.emit("STOPP"), "no event 'STOPP': did you mean 'STOP'"),
         (lambda s: s.emit("SHUTDOWN"), "member 'guest' is missing"),
         (lambda s: s.emit("STOP", {"x": 1}), "'x' is unexpected"),
@@ -254,15 +264,102 @@ def test_asserting_calls(server: FakeQMPServer, client: LineClient) -> None:
     client.execute("set_link", name="n", up=True)
     server.assert_called("set_link")
     server.assert_called("set_link", up=True)
+    server.assert_called_once("set_link", up=True)
+    server.assert_called("set_link", times=1)
+    server.assert_called("set_link", times=0, up=False)
     server.assert_not_called("set_link", up=False)
     server.assert_not_called("stop")
+    assert [call.arguments["name"] for call in server.calls_of("set_link", up=True)] == ["n"]
+    assert server.calls_of("set_link", up=False) == []
     with pytest.raises(AssertionError) as caught:
-        server.assert_called("set_link", up=False)
+        server.assert_called("set_link", times=2, up=True)
     assert str(caught.value) == (
-        "set_link(up=False) was never sent; set_link came as:\n  set_link(name='n', up=True)"
+        "set_link(up=True) was sent once, not 2 times:\n  set_link(name='n', up=True)"
     )
     with pytest.raises(AssertionError) as caught:
         server.assert_not_called("set_link")
     assert str(caught.value) == "set_link() was sent once:\n  set_link(name='n', up=True)"
     with pytest.raises(AssertionError, match=r"(?s)stop\(\) was never sent; what came.*set_link"):
         server.assert_called("stop")
+    with pytest.raises(FakeQMPServerError, match="takes no argument 'nam'"):
+        server.assert_called("set_link", nam="n")
+
+
+def test_a_call_that_was_missed_is_shown_beside_the_nearest(
+    server: FakeQMPServer, client: LineClient
+) -> None:
+    server.on("blockdev-add").reply()
+    file = {"driver": "file", "filename": "a.img"}
+    client.execute("blockdev-add", **{"driver": "null-co", "node-name": "far", "read-only": True})
+    client.execute("blockdev-add", **{"driver": "qcow2", "node-name": "near", "file": file})
+    with pytest.raises(AssertionError) as caught:
+        server.assert_called(
+            "blockdev-add", driver="qcow2", file={"filename": "b.img", "locking": "off"}
+        )
+    assert str(caught.value).splitlines()[1:] == [
+        "  blockdev-add(driver='qcow2', node-name='near', "
+        "file={'driver': 'file', 'filename': 'a.img'})",
+        "    > file.filename: wanted 'b.img', came 'a.img'",
+        "    > file.locking: wanted 'off', was not given",
+        "  blockdev-add(driver='null-co', node-name='far', read-only=True)",
+        "    > driver: wanted 'qcow2', came 'null-co'",
+        "    > file: wanted {'filename': 'b.img', 'locking': 'off'}, was not given",
+    ]
+
+
+def test_a_stub_serves_so_many_times(server: FakeQMPServer, client: LineClient) -> None:
+    server.on("query-balloon").reply({"actual": 1}).times(2)
+    server.on("query-balloon").reply({"actual": 2})
+    actual = [client.execute("query-balloon")["return"]["actual"] for _ in range(4)]
+    assert actual == [1, 1, 2, 2]
+
+
+def test_events_before_and_after_a_reply(make_server: Callable[..., FakeQMPServer]) -> None:
+    server = make_server(virtual_time=True)
+    client = LineClient(server.open_monitor())
+    deleted = {"device": "net0", "path": "/machine/peripheral/net0"}
+    stub = server.on("device_del").reply().emit_before("ACPI_DEVICE_OST", OST)
+    stub.then_emit("DEVICE_DELETED", deleted).then_emit("RESUME", after=5)
+    assert client.events_then_reply("device_del", id="net0") == (
+        ["ACPI_DEVICE_OST"],
+        {"return": {}},
+    )
+    event = client.read()
+    assert (event["event"], event["data"]) == ("DEVICE_DELETED", deleted)
+    assert client.status() == "running"
+    server.advance(5)
+    assert client.read()["event"] == "RESUME"
+    client.close()
+
+
+def test_an_event_inside_the_handshake(server: FakeQMPServer, connect: Connect) -> None:
+    server.on("qmp_capabilities").emit_before("RESUME").then_emit("STOP")
+    client = connect(server, negotiate=False)
+    assert "QMP" in client.read()
+    client.send({"execute": "qmp_capabilities"})
+    assert [client.read() for _ in range(3)][1] == {"return": {}}
+
+
+def test_a_reply_that_comes_twice_with_a_wrong_id_or_in_part(
+    server: FakeQMPServer, connect: Connect
+) -> None:
+    server.on("query-name").duplicate_reply()
+    server.on("query-uuid").wrong_id(77)
+    server.on("query-status").eof_mid_line(12)
+    client = connect(server)
+    assert client.execute("query-name") == client.read() == {"return": {}}
+    client.send({"execute": "query-uuid", "id": 1})
+    assert client.read()["id"] == 77
+    client.send({"execute": "query-status"})
+    assert client.read_raw() == b'{"return": {'
+    assert client.at_eof()
+    assert connect(server).execute("query-version")["return"]
+
+
+def test_what_the_model_says_is_checked_as_well(
+    server: FakeQMPServer, client: LineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HANDLERS, "query-name", lambda context, arguments: {"nam": "x"})
+    assert "broke down in query-name" in client.execute("query-name")["error"]["desc"]
+    with pytest.raises(FakeQMPServerError, match="member 'nam' is unexpected"):
+        server.check()

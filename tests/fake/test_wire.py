@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_qmp.fake.core import Core
@@ -64,6 +64,7 @@ fragments = st.lists(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@settings(deadline=None)
 @given(fragments=fragments, cuts=st.lists(st.integers(0, 400), max_size=8))
 def test_how_a_stream_is_cut_changes_nothing(
     version: str, fragments: list[bytes], cuts: list[int]
@@ -75,6 +76,7 @@ def test_how_a_stream_is_cut_changes_nothing(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@settings(deadline=None)
 @given(fragments=fragments)
 def test_a_byte_at_a_time_is_the_same_too(version: str, fragments: list[bytes]) -> None:
     stream = b"".join(fragments) + RESET
@@ -83,6 +85,7 @@ def test_a_byte_at_a_time_is_the_same_too(version: str, fragments: list[bytes]) 
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@settings(deadline=None)
 @given(garbage=st.one_of(st.binary(max_size=300), fragments.map(b"".join)))
 def test_no_garbage_keeps_the_next_command_from_its_answer(version: str, garbage: bytes) -> None:
     session = negotiated(version)
@@ -103,6 +106,7 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(value=values)
 def test_what_is_emitted_is_the_same_value_for_a_json_parser(value: object) -> None:
     assert json.loads(emit(value)) == value
