@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .block_backends import Backend, Backends, Emit
-from .block_graph import BlockGraph, Node
-from .block_open import Opener
+from .block_graph import ALL, NOTHING, BlockGraph, Node
+from .block_names import filename, name_node
+from .block_open import ON_BACKING, Opener
 from .clock import Clock
+from .jobs import Jobs
 from .replies import CommandFailed
 from .versions import Dialect
 
@@ -21,6 +23,7 @@ class BlockLayer:
     Attributes:
         graph: the block nodes.
         backends: the block backends.
+        jobs: the background jobs.
         attach: see :meth:`Backends.attach`.
         detach: see :meth:`Backends.detach`.
         group_exists: whether there is a throttle group of that id; for who keeps objects to set.
@@ -32,6 +35,7 @@ class BlockLayer:
         self.emit = emit
         self.graph = BlockGraph()
         self.backends = Backends(self.graph, emit)
+        self.jobs = Jobs(dialect, clock, emit)
         self.attach = self.backends.attach
         self.detach = self.backends.detach
         self.group_exists: Callable[[str], bool] = lambda name: False
@@ -70,6 +74,29 @@ class BlockLayer:
             if not node.parents:
                 backing.unblock(node)
         self.graph.close_unused(node)
+
+    def set_backing(self, node: Node, backing: Node | None, name: str | None = None) -> None:
+        """Gives a node another backing file, or none.
+
+        Args:
+            node: it.
+            backing: the node below, from now on.
+            name: what its header says of that from now on; None for that node's file name.
+        """
+        edge = node.child("backing")
+        if edge is not None:
+            edge.child.unblock(node)
+            self.graph.unlink(edge)
+        if backing is not None:
+            node.facts.setdefault("perms", {})["backing"] = "backing"
+            self.graph.link(node, backing, "backing", NOTHING, ALL)
+            self.graph.refresh(node)
+            backing.block(f"node is used as backing hd of '{node.name}'", node, *ON_BACKING)
+        header = node.facts.get("header")
+        if header is not None:
+            header.backing = name if name is not None else filename(backing) if backing else ""
+            header.backing_format = backing.driver if backing else ""
+        name_node(node)
 
     def find(self, device: str | None, node_name: str | None) -> Node:
         """The node of a ``-drive`` or of a name; CommandFailed if there is none."""

@@ -150,8 +150,8 @@ def graph_info(nodes: list[Node], backends: list[Backend]) -> dict[str, Any]:
     def number(item: object) -> int:
         return numbers.setdefault(id(item), len(numbers) + 1)
 
-    entries = []
-    edges = []
+    entries: list[dict[str, Any]] = []
+    edges: list[dict[str, Any]] = []
 
     def use(parent: int, name: str, child: Node, perm: Any, shared: Any) -> None:
         edges.insert(

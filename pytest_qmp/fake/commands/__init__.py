@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
-from . import block, chardevs, descriptors, migration, monitor, run_state
+from . import (
+    absent_features,
+    block,
+    block_jobs,
+    chardevs,
+    descriptors,
+    devices,
+    jobs,
+    machine_queries,
+    memory,
+    migration,
+    monitor,
+    network,
+    qom,
+    run_state,
+    screen,
+    tracing,
+)
 from .registry import Context, Handler
 
 __all__ = ["HANDLERS", "Context", "Handler"]
 
 HANDLERS: dict[str, Handler] = {
     command: handler
-    for area in (block, chardevs, descriptors, monitor, run_state, migration)
+    for area in (
+        block,
+        block_jobs,
+        jobs,
+        chardevs,
+        descriptors,
+        monitor,
+        run_state,
+        migration,
+        devices,
+        machine_queries,
+        network,
+        qom,
+        absent_features,
+        memory,
+        screen,
+        tracing,
+    )
     for command, handler in area.commands.handlers.items()
 }
