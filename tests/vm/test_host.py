@@ -11,8 +11,9 @@ import pytest
 
 from pytest_qmp.errors import QEMUNotFoundError, VMConfigError, VMError
 from pytest_qmp.vm.config import VMConfig
-from pytest_qmp.vm.host import choose_accelerator, find_qemu, qemu_version
+from pytest_qmp.vm.host import choose_accelerator, find_qemu, qemu_version, share_probes
 from pytest_qmp.vm.requirements import missing
+from pytest_qmp.vm.shared_state import SharedState
 
 
 def executable(path: Path, script: str) -> Path:
@@ -76,7 +77,8 @@ def test_a_named_accelerator_is_taken_as_it_is() -> None:
 
 @pytest.fixture
 def kvm_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that seems to have KVM."""
+    """A host that seems to have KVM, and has not been asked yet."""
+    share_probes(SharedState())
     monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/kvm")
     monkeypatch.setattr(os, "access", lambda path, mode: path == "/dev/kvm")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
@@ -99,6 +101,32 @@ def test_kvm_is_taken_only_if_it_ran_guest_code(
     chosen = choose_accelerator("auto", str(binary), "x86_64")
     assert chosen.name == name
     assert reason in chosen.reason
+
+
+@pytest.mark.usefixtures("kvm_device")
+def test_a_host_that_hangs_is_asked_once_for_all_binaries(tmp_path: Path) -> None:
+    hangs = executable(tmp_path / "qemu-system-x86_64", "exec sleep 5")
+    works = executable(tmp_path / "another-qemu", "exit 85")
+    assert choose_accelerator("auto", str(hangs), "x86_64").name == "tcg"
+    assert "hangs" in choose_accelerator("auto", str(works), "x86_64").reason
+
+
+@pytest.mark.usefixtures("kvm_device")
+def test_another_trouble_is_of_one_binary(tmp_path: Path) -> None:
+    refuses = executable(tmp_path / "qemu-system-x86_64", "exit 1")
+    works = executable(tmp_path / "another-qemu", "exit 85")
+    assert choose_accelerator("auto", str(refuses), "x86_64").name == "tcg"
+    assert choose_accelerator("auto", str(works), "x86_64").name == "kvm"
+
+
+@pytest.mark.usefixtures("kvm_device")
+def test_what_another_process_found_out_is_read(tmp_path: Path) -> None:
+    binary = executable(tmp_path / "qemu-system-x86_64", f"echo x >> {tmp_path}/log; exit 1")
+    for _ in range(2):
+        share_probes(SharedState(tmp_path / "found.json"))
+        choose_accelerator.cache_clear()
+        assert "status 1" in choose_accelerator("auto", str(binary), "x86_64").reason
+    assert (tmp_path / "log").read_text() == "x\n"
 
 
 @pytest.mark.needs_qemu

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -203,10 +203,10 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def other(file: Path, request: pytest.FixtureRequest) -> Other:
+def other(file: Path) -> Iterator[Other]:
     other = Other(file)
-    request.addfinalizer(other.end)
-    return other
+    yield other
+    other.end()
 
 
 @pytest.fixture
@@ -328,9 +328,14 @@ def test_many_processes_lose_no_change(tmp_path: Path) -> None:
 
 def test_an_exception_in_the_block_changes_nothing(tmp_path: Path) -> None:
     shared = SharedState(tmp_path / "x.json")
-    with pytest.raises(ZeroDivisionError), shared.locked() as state:
-        state["half"] = "done"
-        raise ZeroDivisionError
+
+    def fail_half_way() -> None:
+        with shared.locked() as state:
+            state["half"] = "done"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     with shared.locked() as state:
         assert state == {}
 

@@ -119,8 +119,7 @@ def test_a_device_comes_and_goes(start: Start) -> None:
 def test_a_snapshot_is_saved_and_loaded(start: Start, tmp_path: Path, qemu: str) -> None:
     disk = tmp_path / "disk.qcow2"
     image_tool = Path(qemu).with_name("qemu-img")
-    command = [image_tool, "create", "-q", "-f", "qcow2", disk, "8M"]
-    subprocess.run(command, check=True)
+    subprocess.run([image_tool, "create", "-q", "-f", "qcow2", disk, "8M"], check=True)
     vm = start(drives=[Drive(disk, id="disk", interface="none")])
     vm.console.expect_exact("alive")
     node = vm.execute("query-named-block-nodes")[0]["node-name"]
