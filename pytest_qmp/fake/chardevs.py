@@ -111,6 +111,11 @@ class Chardevs:
         """Those that can be yanked, oldest first."""
         return [chardev for chardev in self._all.values() if chardev.backend.kind == "socket"]
 
+    @property
+    def has_text_console(self) -> bool:
+        """Whether one of them is a text console on the screen."""
+        return any(chardev.backend.kind == "vc" for chardev in self._all.values())
+
     def attach(
         self, label: str, user: str, *, is_open: bool = True, swappable: bool = False
     ) -> None:

@@ -9,8 +9,13 @@ from .block import BlockLayer
 from .chardevs import Chardevs
 from .clock import Clock
 from .descriptors import Descriptors
+from .devices import Devices
+from .guest_dump import DumpState
+from .network import Network
+from .objects import Objects
 from .options import Options
 from .replies import CommandFailed
+from .screen import Screen
 from .versions import Dialect
 
 __all__ = ["Machine"]
@@ -51,6 +56,13 @@ class Machine:
             dialect.first_descriptor, removes_late=dialect.removes_descriptors_late
         )
         self.chardevs = Chardevs(options, dialect, self.descriptors)
+        self.screen = Screen(options)
+        self.dump = DumpState()
+        self.balloon: int | None = None
+        self.traced: set[str] = set()
+        self.network = Network.of(options)
+        self.objects = Objects(options, dialect)
+        self.devices = Devices(self)
         self._suspended = False
         if options.incoming:
             self.status = "inmigrate"
@@ -102,6 +114,7 @@ class Machine:
             self.shut_down(guest=guest, reason=reason)
             return
         self.emit("RESET", {"guest": guest, "reason": reason})
+        self.devices.reset()
         self._suspended = False
         if not self.running and self.status != "inmigrate":
             self.status = "prelaunch"

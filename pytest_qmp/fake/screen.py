@@ -1,0 +1,109 @@
+"""The screens, keyboards and pointers of the emulated machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .hardware import is_pc, parts
+from .options import Options
+from .picture import draw_text
+
+__all__ = ["Pointer", "Screen"]
+
+_DISPLAYS = frozenset(
+    (
+        *("VGA", "cirrus-vga", "vmware-svga", "qxl-vga", "qxl", "bochs-display", "ati-vga"),
+        *("virtio-vga", "virtio-vga-gl", "virtio-gpu-pci", "virtio-gpu-gl-pci"),
+        *("virtio-gpu-device", "secondary-vga", "ramfb", "isa-vga", "isa-cirrus-vga"),
+    )
+)
+_POINTERS = {
+    "usb-tablet": ("QEMU HID Tablet", True),
+    "usb-mouse": ("QEMU HID Mouse", False),
+    "virtio-tablet-pci": ("QEMU Virtio Tablet", True),
+    "virtio-mouse-pci": ("QEMU Virtio Mouse", False),
+    "virtio-tablet-device": ("QEMU Virtio Tablet", True),
+    "virtio-mouse-device": ("QEMU Virtio Mouse", False),
+}
+_KEYBOARDS = frozenset(("usb-kbd", "virtio-keyboard-pci", "virtio-keyboard-device"))
+_NOT_STARTED = "Guest has not initialized the display (yet)."
+_ROWS, _COLUMNS = 25, 80
+
+
+@dataclass
+class Pointer:
+    """A mouse or tablet.
+
+    Attributes:
+        index: its number.
+        name: as ``query-mice`` says.
+        absolute: it gives positions, not movements.
+    """
+
+    index: int
+    name: str
+    absolute: bool
+
+
+class Screen:
+    """What a machine shows, and what one can type and point with.
+
+    Args:
+        options: the command line.
+
+    Attributes:
+        pointers: the one in use first.
+        has_keyboard: whether keys go anywhere.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._output = bytearray()
+        self.pointers: list[Pointer] = []
+        self.has_keyboard = is_pc(options)
+        # A keyboard takes a number as well.
+        number = 0
+        if is_pc(options):
+            self.pointers.append(Pointer(2, "QEMU PS/2 Mouse", False))
+            number = 2
+        for part in parts(options):
+            known = _POINTERS.get(part.driver)
+            if known:
+                number += 1
+                self.pointers.append(Pointer(number, *known))
+            elif part.driver in _KEYBOARDS:
+                number += 1
+                self.has_keyboard = True
+
+    def heads(self, device: str) -> int | None:
+        """How many screens a device has; None if there is no such device."""
+        for part in parts(self._options):
+            if part.id == device:
+                return part.heads if part.driver in _DISPLAYS else 0
+        return None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is anything to take a picture of."""
+        return any(part.driver in _DISPLAYS for part in parts(self._options))
+
+    def write(self, data: bytes) -> None:
+        """The guest writes; what does not fit scrolls off."""
+        self._output += data
+        del self._output[: -_ROWS * _COLUMNS * 2]
+
+    def picture(self, *, started: bool) -> list[bytes]:
+        """The rows of dots that are seen: the latest of what the guest has written.
+
+        Args:
+            started: the guest has run.
+        """
+        if not started:
+            return draw_text([""] * 14 + [" " * 14 + _NOT_STARTED], 640, 480)
+        text = self._output.decode("ascii", "replace").replace("\r", "").expandtabs()
+        lines = [
+            line[start : start + _COLUMNS]
+            for line in text.split("\n")
+            for start in range(0, max(1, len(line)), _COLUMNS)
+        ]
+        return draw_text(lines[-_ROWS:], _COLUMNS * 9, _ROWS * 16)
