@@ -157,11 +157,10 @@ class _Program:
                     )
 
     def _watch_signals(self, server: FakeQMPServer) -> None:
-        while True:
-            number, sender = _next_signal()
-            source = f" from pid {sender} ({_command_name(sender)})" if sender else ""
-            self._warn(f"terminating on signal {number}{source}")
-            server.terminate()
+        number, sender = _next_signal()
+        source = f" from pid {sender} ({_command_name(sender)})" if sender else ""
+        self._warn(f"terminating on signal {number}{source}")
+        server.terminate()
 
     def _announce(self, text: str) -> None:
         if text.startswith("-"):
