@@ -11,6 +11,8 @@ __all__ = ["main"]
 
 #: Each subcommand has a module of its name in ``pytest_qmp.subcommands``.
 SUBCOMMANDS = {
+    "doctor": "show what this host has for virtual machines, and what to install",
+    "conformance": "hold a program against recordings of real QEMUs",
     "fake": "take the place of a qemu-system binary",
 }
 #: What a link to this command is called that is a QEMU to those who start it.

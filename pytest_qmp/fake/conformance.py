@@ -7,14 +7,19 @@ import json
 import os
 import re
 import socket
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from .command_line import read_arguments
+from .links import open_link
+from .monitors import read_wiring
 from .server import FakeQMPServer
+from .versions import find_dialect
 
 __all__ = ["Case", "Difference", "FakePeer", "Peer", "play", "read_cases"]
 
@@ -33,6 +38,13 @@ _TIMES = (
     ),
     (re.compile(r'^( +"(?:micro)?seconds": )\d+'), r'\1"<N>"'),
 )
+# Threads and processes have numbers of the host; small ones are of the guest's CPUs.
+_THREAD = re.compile(r'"thread-id": (?:\d{3,}|"<TID>")')
+_PROCESS = "<PID>"
+_SIGNAL_SENDER = re.compile(r"from pid \d+ \(.*\)")
+#: Files that recordings begin with.
+_DISK_FILE = re.compile(r"<TMP>/((?:boot|a)\.(?:img|raw)|d\.qcow2)")
+_DISK_SIZE = 1 << 20
 _LARGE = re.compile(r'"return": \[.*\]')
 #: What stands in a recording for the directory of its files, and for QEMU's own socket there.
 _FOLDER = "<TMP>"
@@ -51,6 +63,7 @@ class Case:
             ``unconnected``.
         steps: what was sent and what came.
         stable: two recordings of it were the same.
+        stderr: what QEMU wrote to its standard error, without its name; "" for nothing.
     """
 
     name: str
@@ -59,6 +72,7 @@ class Case:
     handshake: str
     steps: tuple[Mapping[str, Any], ...]
     stable: bool
+    stderr: str = ""
 
     @classmethod
     def from_json(cls, recorded: Mapping[str, Any]) -> Case:
@@ -70,6 +84,7 @@ class Case:
             recorded["handshake"],
             tuple(recorded["steps"]),
             recorded.get("stable", True),
+            recorded.get("stderr", ""),
         )
 
 
@@ -85,9 +100,11 @@ class Peer(Protocol):
 
     Attributes:
         address: the path of its QMP socket.
+        takes_time: what it does on its own takes as long as it took in the recording.
     """
 
     address: str
+    takes_time: bool
 
     def connect(self) -> socket.socket:
         """Connects to its QMP socket."""
@@ -101,16 +118,32 @@ class Peer(Protocol):
     def has_socket_file(self) -> bool:
         """Whether the socket is still in the file system."""
 
+    def stderr(self) -> str | None:
+        """What it wrote to its standard error, None where that can't be known."""
+
     def close(self) -> None:
         """Ends it."""
 
 
 class FakePeer:
-    """The fake, for :func:`play`."""
+    """The fake in this process, for :func:`play`."""
+
+    takes_time = False
 
     def __init__(self, case: Case, emulate: str) -> None:
         self.server = FakeQMPServer(emulate, args=case.qemu_args).start()
         self.address = self.server.address
+        if case.handshake == "unconnected":
+            self._connect_out(case, find_dialect(emulate).version)
+
+    def _connect_out(self, case: Case, version: tuple[int, ...]) -> None:
+        """Gives the server the monitors of its command line, which it has no sockets for."""
+        wiring = read_wiring(read_arguments(case.qemu_args), version)
+        for chardev in wiring.chardevs:
+            for monitor in wiring.monitors:
+                if monitor.chardev == chardev.id:
+                    link = open_link(chardev, lambda text: None)
+                    self.server.attach_monitor(link, pretty=monitor.pretty)
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
@@ -129,6 +162,9 @@ class FakePeer:
     def has_socket_file(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(self.address) == 0
+
+    def stderr(self) -> str | None:
+        return None
 
     def close(self) -> None:
         self.server.close()
@@ -150,32 +186,61 @@ def play(case: Case, start: Callable[[Case], Peer]) -> str:
     """
     with tempfile.TemporaryDirectory(prefix="qmp-") as folder:
         args = tuple(arg.replace(_FOLDER, folder) for arg in case.qemu_args)
-        peer = start(replace(case, qemu_args=args))
-        try:
-            player = _Player(peer, folder)
+        make_files(case, folder)
+        with ExitStack() as open_things:
+            listener = _listener(args) if case.handshake == "unconnected" else None
+            if listener is not None:
+                open_things.enter_context(listener)
             try:
+                peer = start(replace(case, qemu_args=args))
+                open_things.callback(peer.close)
+                player = _Player(peer, folder, listener)
+                open_things.callback(player.close)
                 player.play(case)
             except (Difference, OSError) as difference:
                 return f"{type(difference).__name__}: {difference}"
-            finally:
-                player.close()
-        finally:
-            peer.close()
     return ""
 
 
+def make_files(case: Case, folder: str) -> None:
+    """Makes the files that a case uses and that were there when it was recorded: empty disks."""
+    text = json.dumps([case.qemu_args, case.steps])
+    for name in sorted(set(_DISK_FILE.findall(text))):
+        path = os.path.join(folder, name)
+        if name.endswith(".qcow2"):
+            with suppress(OSError):
+                subprocess.run(
+                    ["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"], check=False, timeout=60
+                )
+        else:
+            with open(path, "wb") as file:
+                file.truncate(_DISK_SIZE)
+
+
+def _listener(args: Sequence[str]) -> socket.socket:
+    """Where the client of a case waits for QEMU to come."""
+    found = re.search(r"path=([^,]+)", " ".join(args))
+    if not found:
+        raise Difference("the case has QEMU connect to a client, but not to a path")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(found[1])
+    listener.listen()
+    listener.settimeout(ANSWER_LIMIT)
+    return listener
+
+
 class _Player:
-    def __init__(self, peer: Peer, folder: str) -> None:
+    def __init__(self, peer: Peer, folder: str, listener: socket.socket | None) -> None:
         self._peer = peer
         self._folder = folder
+        self._listener = listener
         self._client: socket.socket | None = None
         self._received = b""
         self._eof = False
 
     def play(self, case: Case) -> None:
-        if case.handshake == "unconnected":
-            raise Difference("the case has QEMU connect to a listening client")
-        self._connect()
+        if self._listener is None:
+            self._connect()
         negotiation = _NEGOTIATIONS.get(case.handshake)
         if negotiation:
             self._skip_message()
@@ -187,10 +252,16 @@ class _Player:
             except Difference as difference:
                 raise Difference(f"step {number}: {difference}") from None
         self._expect_silence()
+        if any("exit" in step for step in case.steps):
+            said = self._peer.stderr()
+            if said is not None:
+                said = _SIGNAL_SENDER.sub("from pid <PID> (<NAME>)", said)
+                _compare("standard error", case.stderr, said.replace(self._folder, _FOLDER))
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
+            self._client = None
 
     def _step(self, step: Mapping[str, Any]) -> None:
         if "scm_rights" in step:
@@ -202,6 +273,8 @@ class _Player:
             for start in range(0, len(data), chunk):
                 self._send(data[start : start + chunk])
         elif "recv" in step:
+            if not step["recv"] and self._peer.takes_time:
+                time.sleep(step.get("waited", 0))
             self._expect(step["recv"], bool(step.get("eof")))
         elif "connect" in step:
             self._connect()
@@ -219,6 +292,9 @@ class _Player:
             raise Difference(f"the step {dict(step)} is of no known kind")
 
     def _open_client(self) -> socket.socket:
+        if self._client is None and self._listener is not None:
+            self._client = self._listener.accept()[0]
+            self._received, self._eof = b"", False
         if self._client is None:
             raise Difference("nothing is connected")
         return self._client
@@ -256,6 +332,11 @@ class _Player:
             line = self._take_line()
             if '"<LARGE>"' in expected:
                 line = _LARGE.sub('"return": "<LARGE>"', line)
+            expected = _THREAD.sub('"thread-id": "<TID>"', expected)
+            line = _THREAD.sub('"thread-id": "<TID>"', line)
+            if _PROCESS in expected:
+                pattern = re.escape(expected).replace(re.escape(_PROCESS), r"(\d+)")
+                line = expected if re.fullmatch(pattern, line) else line
             _compare("line", expected, line)
         if eof:
             rest = self._take_line(at_eof="")
