@@ -45,6 +45,7 @@ class _Report:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.hints: list[str] = []
+        self.usable = False
 
     def line(self, text: str = "") -> None:
         sys.stdout.write(f"{printable(text)}\n")
@@ -64,9 +65,9 @@ class _Report:
             self.line(f"  {text}")
         self.line()
         self.line(
-            "Tests can't run on QEMU here; they can on the fake (--qmp-backend=fake)."
-            if self.problems
-            else "Tests can run on QEMU here."
+            "Tests can run on QEMU here."
+            if self.usable
+            else "Tests can't run on QEMU here; they can on the fake (--qmp-backend=fake)."
         )
         return 1 if self.problems else 0
 
@@ -109,32 +110,35 @@ def _show_qemu(report: _Report, given: Sequence[str]) -> None:
             report.line(f"  {one.arch:12} {one.path}: broken")
             report.problems.append(f"{one.path}: {one.trouble}")
             continue
-        report.line(f"  {one.arch:12} {one.version:10} {one.path}")
-        ours = default_machine(one.arch) if one.arch != "?" else None
+        ours = default_machine(one.arch) or "that"
         report.line(
-            f"  {'':12} {len(one.machines)} machine types, QEMU's default "
-            f"{one.default_machine or 'is none'}, pytest-qmp's {ours or 'is the same'}; "
-            f"accelerators built in: {', '.join(one.accelerators)}"
+            f"  {one.arch:12} {one.version:9} {one.path}: {len(one.machines)} machine types, "
+            f"default {one.default_machine or 'none'}, ours {ours}; {', '.join(one.accelerators)}"
         )
+    working = [one for one in binaries if not one.trouble]
+    report.usable = bool(working)
     name = f"qemu-system-{host_arch()}"
-    if not any(not one.trouble for one in binaries):
+    if not working:
         report.line("  none")
         report.problems.append(
             f"there is no QEMU on the PATH ({os.environ.get('PATH', '')}). {install_hint(name)}"
         )
-    elif not any(one.arch == host_arch() and not one.trouble for one in binaries):
+    elif not any(one.arch == host_arch() for one in working):
         report.hints.append(f"{name} is for guests like this host. {install_hint(name)}")
     tool = version_of_program("qemu-img")
-    report.line(f"  qemu-img     {f'{tool[1]:10} {tool[0]}' if tool else 'is not on the PATH'}")
+    report.line(f"  qemu-img     {f'{tool[1]:9} {tool[0]}' if tool else 'is not on the PATH'}")
     if tool is None:
         report.hints.append(f"qemu-img makes disk images. {install_hint('qemu-img')}")
 
     report.head("Accelerators")
     report.line(f"  {describe_kvm_device()}")
-    for one in binaries:
-        if not one.trouble:
-            chosen = choose_accelerator("auto", one.path, one.arch)
-            report.line(f"  {one.path}: --qmp-accel=auto takes {chosen}")
+    chosen: dict[str, list[str]] = {}
+    for one in working:
+        found = choose_accelerator("auto", one.path, one.arch)
+        chosen.setdefault(str(found), []).append(one.path)
+    for accelerator, paths in chosen.items():
+        whose = paths[0] if len(paths) == 1 else f"{len(paths)} of these QEMUs"
+        report.line(f"  --qmp-accel=auto takes {accelerator} for {whose}")
 
 
 def _show_memory(report: _Report) -> None:

@@ -17,10 +17,12 @@ from pytest_qmp.keeper import client as keeper
 from pytest_qmp.vm.shared_state import SharedState
 
 __all__ = [
+    "MORE_PLACES",
     "Accelerator",
     "arch_of_binary",
     "choose_accelerator",
     "find_qemu",
+    "host_arch",
     "labels_of_binaries",
     "qemu_version",
     "share_probes",
@@ -36,7 +38,7 @@ _PACKAGES = {
     "mips64el": "qemu-system-mips",
 }
 # Where distributions put binaries that are not on the PATH.
-_MORE_PLACES = ("/usr/libexec", "/usr/local/bin", "/opt/homebrew/bin")
+MORE_PLACES = ("/usr/libexec", "/usr/local/bin", "/opt/homebrew/bin")
 _VERSION = re.compile(r"version (\d+(?:\.\d+)+)")
 _PROBE_SECONDS = 1.0
 _PROBE_EXIT = 0x2A
@@ -84,7 +86,7 @@ def find_qemu(arch: str = "x86_64", given: str | os.PathLike[str] | None = None)
     found = shutil.which(name) or next(
         (
             path
-            for place in _MORE_PLACES
+            for place in MORE_PLACES
             if given is None and (path := shutil.which(name, path=place))
         ),
         None,
@@ -101,7 +103,7 @@ def find_qemu(arch: str = "x86_64", given: str | os.PathLike[str] | None = None)
     package = _PACKAGES.get(arch, "qemu-system-misc")
     raise QEMUNotFoundError(
         f"there is no {name}: looked on the PATH ({os.environ.get('PATH', '')}) and in "
-        f"{', '.join(_MORE_PLACES)}. Install it (on Debian and Ubuntu: apt-get install {package}), "
+        f"{', '.join(MORE_PLACES)}. Install it (on Debian and Ubuntu: apt-get install {package}), "
         "or name its path with --qmp-qemu=PATH or VMConfig(qemu=PATH)",
         given=given is not None,
     )
@@ -138,6 +140,11 @@ def arch_of_binary(qemu: str | os.PathLike[str]) -> str | None:
     """The architecture in the name ``qemu-system-ARCH``, or None."""
     found = re.search(r"qemu-system-([a-z0-9_]+)", os.path.basename(os.fspath(qemu)))
     return found[1] if found else None
+
+
+def host_arch() -> str:
+    """This host's architecture, as QEMU names it."""
+    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 
 
 def labels_of_binaries(binaries: Sequence[str]) -> list[str]:
@@ -184,7 +191,7 @@ def choose_accelerator(wanted: str, qemu: str, arch: str) -> Accelerator:
     """
     if wanted != "auto":
         return Accelerator(wanted)
-    host = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    host = host_arch()
     if arch != host:
         return Accelerator("tcg", f"the host is {host}")
     if not os.path.exists("/dev/kvm"):
