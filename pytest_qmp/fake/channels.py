@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Callable
 
+from .faults import Faults
 from .monitor import MonitorSession
 
 __all__ = ["Channel"]
@@ -23,9 +25,11 @@ class Channel:
         sock: the server's end.
         receive: takes what came.
         session: the monitor at this end, None for a console.
+        faults: what goes wrong on the way, None for nothing.
 
     Attributes:
         outgoing: bytes that are still to be sent.
+        paused: nothing is sent for now.
         closing: close it once everything is sent.
         closed: it is closed.
         attended: the selector events that are looked for now.
@@ -36,6 +40,7 @@ class Channel:
         sock: socket.socket,
         receive: Callable[[bytes], None],
         session: MonitorSession | None = None,
+        faults: Faults | None = None,
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
@@ -44,15 +49,27 @@ class Channel:
         self.closing = False
         self.closed = False
         self.attended = 0
+        self.paused = False
         self._receive = receive
+        self._faults = faults
+        self._held = False
 
     @property
     def wants_input(self) -> bool:
         """Whether the peer's bytes should be read now."""
+        if self._faults is not None and self._faults.is_deaf:
+            return False
         return not self.closing and (self.session is None or self.session.wants_input)
+
+    @property
+    def wants_output(self) -> bool:
+        """Whether there is something to be sent as soon as the peer takes it."""
+        return bool(self.outgoing) and not self._held
 
     def read(self) -> bool:
         """Takes what there is; False once the peer has nothing more to say."""
+        if self._faults is not None and self._faults.resets():
+            return self._reset()
         try:
             data, descriptors, _, _ = socket.recv_fds(
                 self.sock, _CHUNK, _MOST_DESCRIPTORS, _CLOSE_ON_EXEC
@@ -78,7 +95,15 @@ class Channel:
         """Sends what the peer takes, and closes if that was to follow."""
         try:
             while self.outgoing:
-                del self.outgoing[: self.sock.send(self.outgoing)]
+                piece = self.outgoing
+                if self._faults is not None:
+                    allowed = self._faults.allowed(self)
+                    self._held = not allowed
+                    if self._held:
+                        return
+                    if allowed < len(piece):
+                        piece = piece[:allowed]
+                del self.outgoing[: self.sock.send(piece)]
         except BlockingIOError:
             return
         except OSError:
@@ -87,3 +112,24 @@ class Channel:
             self.closing = True
         if self.session is not None and self.session.hangs_up:
             self.closing = True
+
+    def hang_up(self) -> None:
+        """Ends the conversation: nothing is read or run any more."""
+        self.closing = True
+        if self.session is not None:
+            self.session.ended = self.session.hangs_up = True
+
+    def go_on(self) -> None:
+        """Sends again after a pause."""
+        self.paused = False
+        if not self.closed:
+            self.flush()
+
+    def _reset(self) -> bool:
+        """Ends the connection so that the peer is told of a reset; always False."""
+        # Where the protocol has no reset, closing with bytes unread is one.
+        linger = struct.pack("ii", 1, 0)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.outgoing.clear()
+        self.hang_up()
+        return False

@@ -62,6 +62,8 @@ class Core:
         self.checker = Checker(self.dialect, self.schema, strict)
         self._own_checker = Checker(self.dialect, self.schema, True)
         self.stubs = Stubs(self.checker)
+        #: Says the first words to a client.
+        self.greet: Callable[[MonitorSession], None] = MonitorSession.greet
         self._faults: list[str] = []
         self._unmodelled: dict[str, None] = {}
 
@@ -70,7 +72,11 @@ class Core:
         return load_schema(self.dialect.name)
 
     def open_session(
-        self, *, pretty: bool = False, descriptors: MonitorDescriptors | None = None
+        self,
+        *,
+        pretty: bool = False,
+        private: bool = False,
+        descriptors: MonitorDescriptors | None = None,
     ) -> MonitorSession:
         """A monitor with a client that has just connected; it is greeted."""
         session = MonitorSession(
@@ -79,8 +85,12 @@ class Core:
             pretty=pretty,
             descriptors=descriptors or MonitorDescriptors(self.machine.descriptors.numbers),
         )
+        session.private = private
         self.sessions.append(session)
-        session.greet()
+        if private:
+            session.greet()
+        else:
+            self.greet(session)
         return session
 
     def close_session(self, session: MonitorSession) -> None:
@@ -103,6 +113,12 @@ class Core:
         """Sends an event to every monitor that gets any."""
         if self.checks_model and self.strict:
             self._own_checker.check_event(name, data)
+        event = self.event(name, data)
+        for session in self.sessions:
+            session.send_event(event)
+
+    def event(self, name: str, data: Mapping[str, Any] | None) -> dict[str, Any]:
+        """An event that happens now, as it is sent."""
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         event: dict[str, Any] = {
             "event": name,
@@ -110,8 +126,7 @@ class Core:
         }
         if data:
             event["data"] = dict(data)
-        for session in self.sessions:
-            session.send_event(event)
+        return event
 
     def settle(self) -> None:
         """What was to come after the present command's reply, or test's action, comes."""

@@ -36,14 +36,32 @@ class Listener:
         self.path = os.path.join(self._directory, "qmp.sock")
         self.client: Channel | None = None
         self.descriptors = descriptors
-        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock = self._listen()
+
+    def _listen(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
         try:
-            self.sock.bind(self.path)
-            self.sock.listen()
-            self.sock.setblocking(False)
+            sock.bind(self.path)
+            sock.listen()
+            sock.setblocking(False)
         except OSError:
-            self.close()
+            sock.close()
+            keeper.remove_folder(self._directory)
             raise
+        return sock
+
+    @property
+    def refuses(self) -> bool:
+        """Whether clients are refused."""
+        return self.sock.fileno() < 0
+
+    def refuse(self, refuse: bool) -> None:
+        """Refuses clients from now on, or takes them again."""
+        if refuse:
+            self.sock.close()
+        elif self.refuses:
+            os.unlink(self.path)
+            self.sock = self._listen()
 
     def accept(self) -> socket.socket | None:
         """The next client, None if it has left already."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from .channels import Channel
+from .faults import Faults
 from .monitor import MonitorSession
 
 __all__ = ["Reactor"]
@@ -102,9 +103,10 @@ class Reactor:
         sock: socket.socket,
         receive: Callable[[bytes], None],
         session: MonitorSession | None = None,
+        faults: Faults | None = None,
     ) -> Channel:
         """A channel on a connected socket."""
-        channel = Channel(sock, receive, session)
+        channel = Channel(sock, receive, session, faults)
         self.channels.append(channel)
         self._attend(channel)
         return channel
@@ -170,7 +172,7 @@ class Reactor:
         if self._selector is None:
             return
         wanted = selectors.EVENT_READ if channel.wants_input else 0
-        if channel.outgoing:
+        if channel.wants_output:
             wanted |= selectors.EVENT_WRITE
         if wanted == channel.attended:
             return

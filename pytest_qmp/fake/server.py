@@ -15,6 +15,7 @@ from .channels import Channel
 from .console import Console
 from .core import Core
 from .descriptors import MonitorDescriptors
+from .faults import Faults
 from .guest import FakeGuest
 from .links import Link, Links
 from .listener import Listener
@@ -51,6 +52,7 @@ class FakeQMPServer(Spying):
 
     Attributes:
         guest: does what a guest does of itself.
+        faults: makes the server misbehave on its connections.
         calls: the commands that came, oldest first.
     """
 
@@ -71,6 +73,7 @@ class FakeQMPServer(Spying):
         self._listener: Listener | None = None
         self._links = Links(self._reactor)
         self._exit_status: int | None = None
+        self.faults = Faults(self._core, self._reactor.change, self._refuse_connections)
         self.guest = FakeGuest(self._core.machine, self._console, self._reactor.change, strict)
 
     def start(self) -> Self:
@@ -139,27 +142,26 @@ class FakeQMPServer(Spying):
         It takes one client at a time; others can connect, and are greeted when it is their turn.
         """
         with self._reactor.lock:
-            if self._listener is None:
-                if self._reactor.closed:
-                    raise FakeQMPServerError("a closed server has no address")
-                self._listener = Listener(
-                    MonitorDescriptors(self._core.machine.descriptors.numbers)
-                )
-                self._core.machine.chardevs.monitor_path = self._listener.path
-                self._accept_next()
-            return self._listener.path
+            return self._listen().path
+
+    def _listen(self) -> Listener:
+        if self._listener is None:
+            if self._reactor.closed:
+                raise FakeQMPServerError("a closed server has no address")
+            self._listener = Listener(MonitorDescriptors(self._core.machine.descriptors.numbers))
+            self._core.machine.chardevs.monitor_path = self._listener.path
+            self._accept_next()
+        return self._listener
 
     def open_monitor(self, *, private: bool = False) -> socket.socket:
         """A new monitor of its own; returns the client's end of its connection.
 
         Args:
-            private: True keeps what comes on it out of ``calls`` and away from stubs.
+            private: True keeps what comes on it out of ``calls`` and away from stubs and faults.
         """
         ours, theirs = socket.socketpair()
         with self._reactor.change():
-            channel = self._add_monitor(ours)
-            if channel is not None and channel.session is not None:
-                channel.session.private = private
+            self._add_monitor(ours, private=private)
         return theirs
 
     def open_console(self) -> socket.socket:
@@ -300,12 +302,19 @@ class FakeQMPServer(Spying):
         sock: socket.socket,
         pretty: bool = False,
         descriptors: MonitorDescriptors | None = None,
+        *,
+        private: bool = False,
     ) -> Channel | None:
         if self._gone:
             sock.close()
             return None
-        session = self._core.open_session(pretty=pretty, descriptors=descriptors)
-        return self._reactor.add(sock, session.receive, session)
+        session = self._core.open_session(pretty=pretty, private=private, descriptors=descriptors)
+        faults = None if private else self.faults
+        channel = self._reactor.add(sock, session.receive, session, faults)
+        if faults is not None and faults.turns_away():
+            channel.outgoing.clear()
+            channel.hang_up()
+        return channel
 
     def _add_console(self, sock: socket.socket) -> Channel | None:
         if self._gone:
@@ -318,7 +327,7 @@ class FakeQMPServer(Spying):
         return channel
 
     def _accept_next(self) -> None:
-        if self._listener is not None and not self._gone:
+        if self._listener is not None and not self._gone and not self._listener.refuses:
             self._reactor.accept_from(self._listener.sock, self._accept)
 
     def _accept(self) -> None:
@@ -329,6 +338,15 @@ class FakeQMPServer(Spying):
             listener.client = self._add_monitor(
                 client, self._core.machine.options.pretty, listener.descriptors
             )
+
+    def _refuse_connections(self, refuse: bool) -> None:
+        if self._gone or (self._listener is None and not refuse):
+            return
+        listener = self._listen()
+        self._reactor.stop_accepting(listener.sock)
+        listener.refuse(refuse)
+        if not refuse and listener.client is None:
+            self._accept_next()
 
     def attach_monitor(self, link: Link, *, pretty: bool = False) -> None:
         """A monitor on an open character device; each of its clients is served in turn."""
