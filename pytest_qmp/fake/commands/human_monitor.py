@@ -1,0 +1,124 @@
+"""human-monitor-command: its failures are texts too."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from pytest_qmp.qmp.schema import ArrayType, EnumType, ObjectType, Schema
+
+from ..arguments import check_arguments
+from ..facts import load_facts
+from ..human_commands import COMMANDS
+from ..human_info import INFO
+from ..human_line import LineFault, read_arguments, split_name
+from ..replies import CommandFailed, NotModelled
+from ..versions import load_schema
+from .registry import Context, Registry
+
+commands = Registry()
+
+
+@commands.handles("human-monitor-command")
+def human_monitor_command(context: Context, arguments: Mapping[str, Any]) -> Any:
+    monitor = _HumanMonitor(context)
+    if "cpu-index" in arguments:
+        cpus = monitor.run("query-cpus-fast")
+        if arguments["cpu-index"] not in [cpu["cpu-index"] for cpu in cpus]:
+            raise CommandFailed("Parameter 'cpu-index' expects a CPU number")
+    return monitor.carry_out(arguments["command-line"]).replace("\n", "\r\n")
+
+
+class _HumanMonitor:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.version = context.dialect.version
+        self.keys: Collection[str] = _key_names(context.dialect.name)
+        self._help: dict[str, str] = {
+            topic: text.replace("\r\n", "\n")
+            for topic, text in load_facts(context.dialect.name, "monitor")["help"].items()
+        }
+
+    def run(self, command: str, **arguments: Any) -> Any:
+        from . import HANDLERS
+
+        schema = self._context.schema
+        if not schema.has_command(command) or command not in HANDLERS:
+            raise NotModelled(f"the human monitor's use of {command}")
+        check_arguments(schema, command, arguments)
+        return HANDLERS[command](self._context, arguments)
+
+    def stop(self, status: str) -> None:
+        self._context.machine.stop(status)
+
+    def help(self, topic: str) -> str:
+        if not topic:
+            return self._help["help"]
+        found = self._help.get(f"help {topic}")
+        if found is not None:
+            return found
+        words = topic.split()
+        if words[0] == "info" and len(words) == 2 and self._knows_info(words[1]):
+            lines = self._help["info"].split("\n")
+            return "".join(f"{line}\n" for line in lines if line.split()[1:2] == [words[1]])
+        return f"unknown command: '{topic}'\n"
+
+    def carry_out(self, line: str) -> str:
+        """What a line prints."""
+        line = line.strip()
+        name, rest = split_name(line)
+        if not name and not rest:
+            return ""
+        if name == "info":
+            return self._info(line, rest)
+        if f"help {name}" not in self._help and name not in COMMANDS:
+            return f"unknown command: '{name}'\n"
+        command = COMMANDS.get(name)
+        if command is None or rest.startswith("/"):
+            raise NotModelled(f"the human monitor's {name}")
+        title = command.title or name
+        return self._try(
+            name, lambda: command.handler(self, read_arguments(title, command.shape, rest))
+        )
+
+    def _info(self, line: str, rest: str) -> str:
+        if not rest.strip():
+            return self._help["info"]
+        topic, arguments = split_name(rest.lstrip())
+        typed = line[: len(line) - len(arguments)]
+        if not self._knows_info(topic):
+            return f"unknown command: '{typed}'\n"
+        if topic not in INFO:
+            raise NotModelled(f"the human monitor's info {topic}")
+        shape, show = INFO[topic]
+        return self._try(typed, lambda: show(self, read_arguments(topic, shape, arguments)))
+
+    def _knows_info(self, topic: str) -> bool:
+        return any(line.split()[1:2] == [topic] for line in self._help["info"].split("\n"))
+
+    @staticmethod
+    def _try(typed: str, action: Callable[[], str]) -> str:
+        try:
+            return action()
+        except LineFault as fault:
+            return f'{fault}\nTry "help {typed}" for more information\n'
+        except CommandFailed as failed:
+            return f"Error: {failed.desc}\n"
+
+
+@functools.cache
+def _key_names(version: str) -> frozenset[str]:
+    """The names of keys that the schema has for ``send-key``."""
+    schema: Schema = load_schema(version)
+    members = schema.object(schema.command("send-key").arg_type).members
+    keys = schema.type(next(member.type for member in members if member.name == "keys"))
+    if not isinstance(keys, ArrayType):
+        raise TypeError(f"send-key's keys are {keys!r}")
+    key = schema.type(keys.element_type)
+    if not isinstance(key, ObjectType):
+        raise TypeError(f"a key of send-key is {key!r}")
+    names = schema.type(schema.object(key.variants["qcode"]).members[0].type)
+    if not isinstance(names, EnumType):
+        raise TypeError(f"a key's name is {names!r}")
+    return frozenset(names.values)

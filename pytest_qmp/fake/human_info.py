@@ -1,0 +1,177 @@
+"""What ``info`` prints in the human monitor, made of what QMP's queries answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .human_commands import Monitor
+from .replies import CommandFailed, NotModelled
+
+__all__ = ["INFO", "InfoTopic"]
+
+#: The shape of the arguments, and what prints.
+InfoTopic = tuple[str, Callable[[Monitor, Mapping[str, Any]], str]]
+
+
+def _status(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    status = monitor.run("query-status")
+    shown = "running" if status["running"] else "paused"
+    why = "" if status["status"] in ("running", "paused") else f" ({status['status']})"
+    return f"VM status: {shown}{why}\n"
+
+
+def _version(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    version = monitor.run("query-version")
+    number = ".".join(str(version["qemu"][part]) for part in ("major", "minor", "micro"))
+    return f"{number}{version['package']}\n"
+
+
+def _name(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    name = monitor.run("query-name").get("name")
+    return f"{name}\n" if name else ""
+
+
+def _uuid(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    return f"{monitor.run('query-uuid')['UUID']}\n"
+
+
+def _chardev(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    chardevs = monitor.run("query-chardev")
+    return "".join(f"{one['label']}: filename={one['filename']}\n" for one in chardevs)
+
+
+def _mice(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    lines = [
+        f"{'*' if one['current'] else ' '} Mouse #{one['index']}: {one['name']}"
+        f"{' (absolute)' if one['absolute'] else ''}\n"
+        for one in monitor.run("query-mice")
+    ]
+    return "".join(lines) or "No mouse devices connected\n"
+
+
+def _kvm(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    kvm = monitor.run("query-kvm")
+    state = ("enabled" if kvm["enabled"] else "disabled") if kvm["present"] else "not compiled"
+    return f"kvm support: {state}\n"
+
+
+def _balloon(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    return f"balloon: actual={monitor.run('query-balloon')['actual'] >> 20}\n"
+
+
+def _cpus(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    def line(cpu: Mapping[str, Any], first: bool) -> str:
+        model = ""
+        if "qom-type" in cpu:
+            model = f" model={cpu['qom-type'].removesuffix('-x86_64-cpu')}"
+        mark = "*" if first else " "
+        return f"{mark} CPU #{cpu['cpu-index']}: thread_id={cpu['thread-id']}{model}\n"
+
+    cpus = monitor.run("query-cpus-fast")
+    return "".join(line(cpu, number == 0) for number, cpu in enumerate(cpus))
+
+
+def _dump(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    dump = monitor.run("query-dump")
+    text = f"Status: {dump['status']}\n"
+    if dump["status"] == "active":
+        text += f"Finished: {100 * dump['completed'] / dump['total']:.2f} %\n"
+    return text
+
+
+def _vnc(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    text = ""
+    for one in monitor.run("query-vnc-servers"):
+        text += f"{one['id']}:\n"
+        for server in one["server"]:
+            address = f"{server['host']}:{server['service']} ({server['family']})"
+            text += f"  Server: {address}\n    Auth: {server['auth']} (Sub: none)\n"
+        if not one["server"]:
+            text += f"  Auth: {one['auth']} (Sub: none)\n"
+    return text or "None\n"
+
+
+def _memory_summary(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    summary = monitor.run("query-memory-size-summary")
+    text = f"base memory: {summary['base-memory']}\n"
+    if "plugged-memory" in summary:
+        text += f"plugged memory: {summary['plugged-memory']}\n"
+    return text
+
+
+def _snapshots(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    if monitor.run("query-block"):
+        raise NotModelled("snapshots in the human monitor")
+    text = "no block device can store vmstate for snapshot"
+    if monitor.version >= (11, 0, 0):
+        raise CommandFailed(text)
+    return f"{text}\n"
+
+
+def _trace_events(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    events = monitor.run("trace-event-get-state", name=given.get("name", "*"))
+    return "".join(f"{one['name']} : state {int(one['state'] == 'enabled')}\n" for one in events)
+
+
+def _replay(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    return "Record/replay is not active\n"
+
+
+def _capture(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    if monitor.version < (11, 0, 0):
+        return ""
+    return "warning: 'info capture' is deprecated since v10.2, to be removed\n"
+
+
+def _if_empty(query: str, text: str = "") -> InfoTopic:
+    """Prints a text while a query answers with nothing."""
+
+    def show(monitor: Monitor, given: Mapping[str, Any]) -> str:
+        if monitor.run(query):
+            raise NotModelled(f"what the human monitor prints of {query}")
+        return text
+
+    return "", show
+
+
+def _text_of(query: str) -> InfoTopic:
+    """Prints the text that a query answers with."""
+
+    def show(monitor: Monitor, given: Mapping[str, Any]) -> str:
+        return str(monitor.run(query)["human-readable-text"])
+
+    return "", show
+
+
+#: By what follows ``info``.
+INFO: dict[str, InfoTopic] = {
+    "status": ("", _status),
+    "version": ("", _version),
+    "name": ("", _name),
+    "uuid": ("", _uuid),
+    "chardev": ("", _chardev),
+    "mice": ("", _mice),
+    "kvm": ("", _kvm),
+    "balloon": ("", _balloon),
+    "cpus": ("", _cpus),
+    "dump": ("", _dump),
+    "vnc": ("", _vnc),
+    "memory_size_summary": ("", _memory_summary),
+    "snapshots": ("", _snapshots),
+    "trace-events": ("name:s? vcpu:i?", _trace_events),
+    "replay": ("", _replay),
+    "capture": ("", _capture),
+    "block": _if_empty("query-block"),
+    "blockstats": _if_empty("query-block"),
+    "block-jobs": _if_empty("query-block-jobs", "No active jobs\n"),
+    "iothreads": _if_empty("query-iothreads"),
+    "memory-devices": _if_empty("query-memory-devices"),
+    "tpm": _if_empty("query-tpm"),
+    "vcpu_dirty_limit": _if_empty("query-vcpu-dirty-limit", "Dirty page limit not enabled!\n"),
+    "numa": _text_of("x-query-numa"),
+    "usb": _text_of("x-query-usb"),
+    "opcount": _text_of("x-query-opcount"),
+    "profile": _text_of("x-query-profile"),
+    "rdma": _text_of("x-query-rdma"),
+}
