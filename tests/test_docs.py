@@ -20,6 +20,7 @@ import pytest
 import pytest_qmp
 from pytest_qmp import options, plugin
 from pytest_qmp.fake import commands as fake_commands
+from pytest_qmp.fake.faults import Faults
 from pytest_qmp.fake.guest import FakeGuest
 from pytest_qmp.fake.monitor import Call
 from pytest_qmp.fake.stubs import Stub
@@ -46,6 +47,7 @@ INNER = {
     pytest_qmp.VirtualMachine: {"explain_end", "label", "started"},
     EventLog: {"append", "extend", "take", "find", "put_back", "rewind", "forget"},
     Stub: {"answer", "has_answer", "matches", "specificity"},
+    Faults: {"allowed", "is_deaf", "resets", "turns_away"},
 }
 
 
@@ -295,6 +297,7 @@ def test_reference_names_every_field() -> None:
         ("fake", pytest_qmp.FakeQMPServer),
         ("fake", Stub),
         ("fake", FakeGuest),
+        ("fake", Faults),
         ("fake", Call),
     ],
 )

@@ -52,3 +52,37 @@ def test_guest_does_something(qmp_fake_server: FakeQMPServer) -> None:
 
 
 # endregion
+
+
+# region: unplug
+def test_device_is_gone_only_with_its_event(qmp_fake_server: FakeQMPServer) -> None:
+    gone = {"device": "net0", "path": "/machine/peripheral/net0"}
+    qmp_fake_server.on("device_del", id="net0").reply().then_emit("DEVICE_DELETED", gone)
+
+    with QMPClient.connect(qmp_fake_server.address) as qmp:
+        qmp.device_del(id="net0")
+        assert qmp.wait_for_event("DEVICE_DELETED").data == gone
+
+
+# endregion
+
+
+# region: misbehave
+def test_server_misbehaves(qmp_fake_server: FakeQMPServer) -> None:
+    faults = qmp_fake_server.faults
+    faults.refuse_connections(seconds=0.2)  # QEMU has not got to listen yet
+    faults.event_before_greeting("RESUME")
+    faults.split_writes(3)  # no reply comes in one piece
+
+    with QMPClient.connect(qmp_fake_server.address) as qmp:
+        assert qmp.query_status()["status"] == "running"
+
+        faults.stop_answering()
+        with pytest.raises(QMPTimeoutError):
+            qmp.execute("query-status", timeout=0.1)
+
+        faults.heal()
+        assert qmp.execute("query-name") == {}
+
+
+# endregion
