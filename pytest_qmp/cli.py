@@ -11,9 +11,11 @@ __all__ = ["main"]
 
 #: Each subcommand has a module of its name in ``pytest_qmp.subcommands``.
 SUBCOMMANDS = {
-    "doctor": "show what this host has for virtual machines, and what to install",
-    "conformance": "hold a program against recordings of real QEMUs",
     "fake": "take the place of a qemu-system binary",
+    "record": "write down what a client and a real QEMU say",
+    "replay": "play the client's side of a recording on another QEMU",
+    "conformance": "hold a program against recordings of real QEMUs",
+    "doctor": "show what this host has for virtual machines, and what to install",
 }
 #: What a link to this command is called that is a QEMU to those who start it.
 _QEMU_NAMES = ("qemu-system-", "qemu-kvm")

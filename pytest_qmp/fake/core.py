@@ -14,6 +14,7 @@ from pytest_qmp.qmp.schema import ArrayType, BuiltinType, ObjectType, Schema
 from .arguments import check_arguments
 from .clock import Clock
 from .commands import HANDLERS, Context
+from .compat_policy import CompatPolicy, PolicyCrash
 from .descriptors import MonitorDescriptors
 from .emitter import Encoded
 from .machine import Machine
@@ -26,6 +27,7 @@ from .versions import find_dialect, load_schema
 __all__ = ["Core"]
 
 _NEGOTIATE = "qmp_capabilities"
+_SIGABRT = -6
 
 
 class Core:
@@ -59,12 +61,14 @@ class Core:
         self.sessions: list[MonitorSession] = []
         self.clock = Clock(schedule, virtual=virtual_time)
         self.machine = Machine(parse_options(args), self.dialect, self.send_event, self.clock)
+        self.policy = CompatPolicy(self.machine.options, self.dialect.name)
         self.checker = Checker(self.dialect, self.schema, strict)
         self._own_checker = Checker(self.dialect, self.schema, True)
         self.stubs = Stubs(self.checker)
         #: Says the first words to a client.
         self.greet: Callable[[MonitorSession], None] = MonitorSession.greet
         self._faults: list[str] = []
+        self._deviations: list[str] = []
         self._unmodelled: dict[str, None] = {}
 
     def schema(self) -> Schema:
@@ -113,6 +117,8 @@ class Core:
         """Sends an event to every monitor that gets any."""
         if self.checks_model and self.strict:
             self._own_checker.check_event(name, data)
+        if self.policy.hides_event(name):
+            return
         event = self.event(name, data)
         for session in self.sessions:
             session.send_event(event)
@@ -132,6 +138,10 @@ class Core:
         """What was to come after the present command's reply, or test's action, comes."""
         self.clock.settle()
 
+    def note_deviation(self, text: str) -> None:
+        """Remembers for ``check()`` that a client did not do as it was to."""
+        self._deviations.append(text)
+
     def note_fault(self) -> None:
         """Remembers the exception in flight for ``check()``."""
         self._faults.append(traceback.format_exc())
@@ -140,11 +150,14 @@ class Core:
         """Raises what went wrong since the last time; see ``FakeQMPServer.check()``."""
         faults, self._faults = self._faults, []
         unmodelled, self._unmodelled = list(self._unmodelled), {}
+        deviations, self._deviations = self._deviations, []
         if faults:
             raise FakeQMPServerError(
                 "pytest-qmp's fake, or a function that a test gave it, broke down:\n"
                 + "\n".join(faults)
             )
+        if deviations:
+            raise FakeQMPServerError("\n".join(deviations))
         if unmodelled:
             stubs = "\n".join(f"  {self._stub_to_write(command)}" for command in unmodelled)
             raise UnmodelledCommandError(
@@ -162,7 +175,9 @@ class Core:
             if known:
                 if call.oob and not self.schema().command(call.command).allow_oob:
                     raise CommandFailed(f"The command {call.command} does not support OOB")
+                self.policy.check_command(call.command)
                 check_arguments(self.schema(), call.command, call.arguments)
+                self.policy.check_arguments(call.command, call.arguments)
             stub = None if private else self.stubs.take(call.command, call.arguments)
             if stub is not None:
                 return self._serve(stub, call, pending)
@@ -173,6 +188,9 @@ class Core:
             return self._model(call, pending.session)
         except CommandFailed:
             raise
+        except PolicyCrash:
+            self.machine.abort("", _SIGABRT)
+            return NO_REPLY
         except Exception:  # noqa: BLE001 - the client must get an answer, check() raises it
             return self._broken(call)
         finally:
@@ -232,7 +250,7 @@ class Core:
             raise self._not_modelled(call.command, f"{lack} (in {call.command})") from lack
         if self.checks_model and not isinstance(value, Encoded):
             self._own_checker.check_reply(call.command, value)
-        return Reply.success(value)
+        return Reply.success(self.policy.shown(self.schema().command(call.command).ret_type, value))
 
     def _not_modelled(self, command: str, what: str) -> CommandFailed:
         """The answer to what the fake does not model; check() raises it as well."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .block import BlockLayer
+from .block_start import start_block_devices
 from .chardevs import Chardevs
 from .clock import Clock
 from .descriptors import Descriptors
@@ -14,9 +15,10 @@ from .guest_dump import DumpState
 from .network import Network
 from .objects import Objects
 from .options import Options
+from .qom_tree import Node
 from .replies import CommandFailed
 from .screen import Screen
-from .versions import Dialect
+from .versions import Dialect, load_schema
 
 __all__ = ["Machine"]
 
@@ -63,6 +65,11 @@ class Machine:
         self.network = Network.of(options)
         self.objects = Objects(options, dialect)
         self.devices = Devices(self)
+        self.block.group_exists = lambda name: any(
+            group.name == name for group in self.objects.of_kind("throttle-group")
+        )
+        self.block.backends.has_device = self._has_device
+        start_block_devices(self.block, options, load_schema(dialect.name))
         self._suspended = False
         if options.incoming:
             self.status = "inmigrate"
@@ -73,6 +80,10 @@ class Machine:
         """Gives back what the machine has open; it is safe to call again."""
         self.chardevs.close()
         self.descriptors.close()
+
+    def _has_device(self, name: str) -> bool:
+        path = name if name.startswith("/") else f"/machine/peripheral/{name}"
+        return isinstance(self.objects.tree.lookup(path), Node)
 
     @property
     def running(self) -> bool:
@@ -125,11 +136,13 @@ class Machine:
         if self.options.actions["shutdown"] == "pause":
             self.stop("shutdown")
         else:
+            self.block.jobs.end_all()
             self.exit_status = 0
 
     def end(self, reason: str) -> None:
         """Ends the machine whatever a shutdown is to do."""
         self.emit("SHUTDOWN", {"guest": False, "reason": reason})
+        self.block.jobs.end_all()
         self.exit_status = 0
 
     def abort(self, text: str, status: int = 1) -> None:
@@ -142,6 +155,10 @@ class Machine:
         if text:
             self.warn(text)
         self.ended_abruptly = True
+        self.exit_status = status
+
+    def end_with(self, status: int) -> None:
+        """Ends the machine with an exit status, and says nothing of it."""
         self.exit_status = status
 
     def power_button(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -120,6 +120,7 @@ class MonitorSession:
         self._queue: deque[Any] = deque()
         self._running = 0
         self._advancing = False
+        self._taken_over: Callable[[Any], None] | None = None
 
     @property
     def wants_input(self) -> bool:
@@ -156,6 +157,10 @@ class MonitorSession:
         self.negotiated = True
         self.oob = "oob" in enable
 
+    def take_over(self, answer: Callable[[Any], None]) -> None:
+        """Gives every message, and what isn't one, to ``answer`` instead of carrying it out."""
+        self._taken_over = answer
+
     def _advance(self) -> None:
         if self._advancing:
             return
@@ -183,6 +188,9 @@ class MonitorSession:
                 self._queue.append(message)
 
     def _run(self, message: Any) -> None:
+        if self._taken_over is not None:
+            self._taken_over(message)
+            return
         try:
             call = self._envelope(message)
             reply = self._dispatch(call, message)

@@ -20,8 +20,11 @@ from .guest import FakeGuest
 from .links import Link, Links
 from .listener import Listener
 from .reactor import Reactor
+from .recording import read_recording
+from .replay import Replay
 from .spying import Spying
 from .stubs import Stub
+from .versions import DIALECTS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -72,9 +75,35 @@ class FakeQMPServer(Spying):
         self._console_channels: list[Channel] = []
         self._listener: Listener | None = None
         self._links = Links(self._reactor)
+        self._replay: Replay | None = None
         self._exit_status: int | None = None
         self.faults = Faults(self._core, self._reactor.change, self._refuse_connections)
         self.guest = FakeGuest(self._core.machine, self._console, self._reactor.change, strict)
+
+    @classmethod
+    def replay(cls, path: str | os.PathLike[str], *, strict: bool = True) -> Self:
+        """A server, not started yet, that answers as a recorded QEMU did.
+
+        Args:
+            path: what ``pytest-qmp record`` wrote.
+            strict: the commands have to come as they were recorded, whatever their ids; another
+                one ends the connection, and :meth:`check` tells what was expected. Otherwise
+                each command is answered as the same command with the same arguments was, in
+                turn, the last answer again and again.
+
+        Raises:
+            OSError: the file can't be read.
+            FakeQMPServerError: it is no recording.
+        """
+        recording = read_recording(path)
+        known = recording.version in DIALECTS
+        server = cls(recording.version if known else next(reversed(DIALECTS)), strict=False)
+        core = server._core
+        server._replay = Replay(
+            recording, strict, core.note_deviation, core.calls.append, core.machine.end_with
+        )
+        core.greet = server._replay.greet
+        return server
 
     def start(self) -> Self:
         """Starts the server; nothing happens if it runs already.
@@ -260,6 +289,8 @@ class FakeQMPServer(Spying):
         if self._inherited:
             return
         with self._reactor.lock:
+            if self._replay is not None and self._reactor.closed:
+                self._replay.check_end()
             self._core.check()
 
     @property
