@@ -14,7 +14,7 @@ from pytest_qmp.qmp.schema import ArrayType, BuiltinType, ObjectType, Schema
 from .arguments import check_arguments
 from .clock import Clock
 from .commands import HANDLERS, Context
-from .compat_policy import CompatPolicy, PolicyCrash
+from .compat_policy import PolicyCrash
 from .descriptors import MonitorDescriptors
 from .emitter import Encoded
 from .machine import Machine
@@ -61,7 +61,7 @@ class Core:
         self.sessions: list[MonitorSession] = []
         self.clock = Clock(schedule, virtual=virtual_time)
         self.machine = Machine(parse_options(args), self.dialect, self.send_event, self.clock)
-        self.policy = CompatPolicy(self.machine.options, self.dialect.name)
+        self.policy = self.machine.policy
         self.checker = Checker(self.dialect, self.schema, strict)
         self._own_checker = Checker(self.dialect, self.schema, True)
         self.stubs = Stubs(self.checker)

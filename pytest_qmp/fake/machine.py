@@ -9,6 +9,7 @@ from .block import BlockLayer
 from .block_start import start_block_devices
 from .chardevs import Chardevs
 from .clock import Clock
+from .compat_policy import CompatPolicy
 from .descriptors import Descriptors
 from .devices import Devices
 from .guest_dump import DumpState
@@ -59,6 +60,7 @@ class Machine:
         )
         self.chardevs = Chardevs(options, dialect, self.descriptors)
         self.screen = Screen(options)
+        self.policy = CompatPolicy(options, dialect.name)
         self.dump = DumpState()
         self.balloon: int | None = None
         self.traced: set[str] = set()

@@ -52,7 +52,8 @@ def query_commands(context: Context, arguments: Mapping[str, Any]) -> Any:
 
 @commands.handles("query-qmp-schema")
 def query_qmp_schema(context: Context, arguments: Mapping[str, Any]) -> Any:
-    return _encoded_schema(context.dialect.name)
+    shown = context.machine.policy.shown_schema()
+    return _encoded_schema(context.dialect.name) if shown is None else shown
 
 
 @functools.cache
