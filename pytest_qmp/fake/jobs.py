@@ -24,6 +24,8 @@ _ACCEPTS = {
     "finalize": frozenset({"pending"}),
     "dismiss": frozenset({"concluded"}),
 }
+#: In seconds; the operating system can't wait much longer at a time.
+_LONGEST_WAIT = 1e6
 _PAUSED_AS = {"running": "paused", "ready": "standby"}
 _RESUMED_AS = {"paused": "running", "standby": "ready"}
 
@@ -115,11 +117,15 @@ class Job:
 
     def _wait(self) -> None:
         seconds = self._chunk / self.speed - (self.jobs.clock.now - self._chunk_at)
-        self._timer = self.jobs.clock.call_later(max(0.0, seconds), self._wait_over)
+        seconds = min(max(0.0, seconds), _LONGEST_WAIT)
+        self._timer = self.jobs.clock.call_later(seconds, self._wait_over)
 
     def _wait_over(self) -> None:
         self._timer = None
-        self.proceed()
+        if self.jobs.clock.now < self._chunk_at + self._chunk / max(1, self.speed):
+            self._wait()
+        else:
+            self.proceed()
 
     def set_speed(self, speed: int) -> None:
         """Changes the speed, in bytes a second; 0 is as fast as can be."""

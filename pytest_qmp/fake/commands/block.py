@@ -32,6 +32,7 @@ def query_named_block_nodes(context: Context, arguments: Mapping[str, Any]) -> A
 
 @commands.handles("query-block")
 def query_block(context: Context, arguments: Mapping[str, Any]) -> Any:
+    context.machine.devices.start()
     return [backend_info(context.dialect, b) for b in context.machine.block.backends.all]
 
 
