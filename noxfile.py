@@ -40,6 +40,13 @@ def qemu_free(session: nox.Session, pytest: str) -> None:
     _run_pytest(session, pytest, "-m", "not needs_qemu", "--qmp-backend=fake")
 
 
+@nox.session
+def avocado(session: nox.Session) -> None:
+    """The fake as the monitor of avocado-vt sees it, which is heavy to install."""
+    session.install(".[test]", "avocado-framework-plugin-vt")
+    session.run("pytest", "tests/fake/test_foreign_clients.py", "-k", "avocado", *session.posargs)
+
+
 def _run_pytest(session: nox.Session, pytest: str, *options: str) -> None:
     # Built and installed, not editable: so that what the wheel lacks is missed here.
     session.install(".[test]", f"pytest=={pytest}")

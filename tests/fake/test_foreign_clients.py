@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import subprocess
 import sys
 import time
@@ -136,6 +137,51 @@ def test_old_qmp(server: FakeQMPServer) -> None:
     assert client.cmd("query-name", cmd_id="mine") == {"return": {}, "id": "mine"}
     assert client.cmd("quit") == {"return": {}}
     client.close()
+    assert server.wait_exit(LIMIT) == 0
+    server.check()
+
+
+# -- avocado-vt --------------------------------------------------------------------------------
+
+AVOCADO = """\
+import sys
+from virttest.qemu_monitor import VM, QMPCmdError, QMPMonitor
+
+path, version = sys.argv[1:]
+monitor = QMPMonitor(VM("vm"), "qmp", {"monitor_filename": path})
+assert monitor.get_greeting()["QMP"]["version"]["qemu"]["major"] == int(version.split(".")[0])
+assert "query-status" in monitor._supported_cmds
+monitor.verify_responsive()
+assert monitor.verify_status("prelaunch")
+monitor.cmd("cont")
+assert monitor.get_event("RESUME")
+assert monitor.verify_status("running")
+monitor.clear_events()
+monitor.cmd("stop")
+assert [event["event"] for event in monitor.get_events()] == ["STOP"]
+try:
+    monitor.cmd("device_del", {"id": 1})
+except QMPCmdError as error:
+    assert "expected: string" in str(error.data)
+else:
+    raise SystemExit("device_del took a number")
+monitor.system_reset()
+assert monitor.cmd_qmp("query-name", q_id="mine")["id"] == "mine"
+monitor.quit()
+"""
+
+
+def test_avocado_vt(server: FakeQMPServer) -> None:
+    if importlib.util.find_spec("virttest") is None:
+        pytest.skip("avocado-framework-plugin-vt is not installed: `nox -s avocado` installs it")
+    done = subprocess.run(
+        [sys.executable, "-c", AVOCADO, server.address, server.emulates],
+        capture_output=True,
+        text=True,
+        timeout=3 * LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     assert server.wait_exit(LIMIT) == 0
     server.check()
 
