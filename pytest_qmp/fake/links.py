@@ -33,6 +33,7 @@ class Link:
     Attributes:
         listener: where clients come from, None for other kinds.
         waiting: a connected socket that nothing is attached to yet.
+        greeted: whoever is there has been greeted.
         channel: the connection that is served.
         join: makes a channel of a connected socket; set by what uses the device.
     """
@@ -41,6 +42,7 @@ class Link:
         self.options = options
         self.listener: socket.socket | None = None
         self.waiting: socket.socket | None = None
+        self.greeted = False
         self.channel: Channel | None = None
         self.join: Callable[[socket.socket], Channel | None] | None = None
         self._pumps: list[threading.Thread] = []

@@ -13,7 +13,16 @@ from .json_parser import JSONReader, ParseFault
 from .replies import CommandFailed, Manner
 from .versions import Dialect
 
-__all__ = ["NO_REPLY", "Call", "Executor", "MonitorSession", "Pending", "Reply", "version_info"]
+__all__ = [
+    "NO_REPLY",
+    "Call",
+    "Executor",
+    "MonitorSession",
+    "Pending",
+    "Reply",
+    "greeting",
+    "version_info",
+]
 
 _IN_BAND_QUEUE = 8
 _NEGOTIATE = "qmp_capabilities"
@@ -129,7 +138,7 @@ class MonitorSession:
 
     def greet(self) -> None:
         """Sends the greeting."""
-        self.send({"QMP": {"version": version_info(self.dialect), "capabilities": ["oob"]}})
+        self.send(greeting(self.dialect))
 
     def receive(self, data: bytes) -> None:
         """Takes bytes from the client, and runs what can be run."""
@@ -261,6 +270,11 @@ class MonitorSession:
             text = text.replace("\n", "\r\n")
         self.outgoing += text.encode("ascii")
         self.outgoing += b"\r\n"
+
+
+def greeting(dialect: Dialect) -> dict[str, Any]:
+    """QEMU's first words."""
+    return {"QMP": {"version": version_info(dialect), "capabilities": ["oob"]}}
 
 
 def version_info(dialect: Dialect) -> dict[str, Any]:

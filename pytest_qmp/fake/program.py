@@ -7,18 +7,23 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_qmp.errors import FakeQMPServerError
 
 from .command_line import Argument, StartFailed, first_value, read_arguments
+from .first_words import greet_early, may_fail
 from .help import help_text, machine_types
 from .links import Link, open_link
 from .monitors import Wiring, check_monitor, read_wiring, serial_failed
-from .server import FakeQMPServer
 from .start_checks import check_arguments_at_start
 from .versions import Dialect, find_dialect
+
+if TYPE_CHECKING:
+    from .server import FakeQMPServer
 
 __all__ = ["run_program"]
 
@@ -77,6 +82,7 @@ class _Program:
             if chardev.id in self._links:
                 raise chardev.argument.failed(f"Duplicate ID '{chardev.id}' for chardev")
             self._links[chardev.id] = link
+        self._load(options, wiring)
         server = self._make_server()
         self._connect(server, wiring)
         # Signals are taken by a thread of their own from here on; before, they simply kill.
@@ -96,7 +102,23 @@ class _Program:
             self._warn(str(error))
         return status if status is not None else 1
 
+    def _load(self, options: Iterable[str], wiring: Wiring) -> None:
+        """Loads the rest of the fake, and has the first clients greeted in the meantime."""
+        loading = threading.Thread(target=import_module, args=("pytest_qmp.fake.server",))
+        loading.start()
+        if may_fail(options):
+            loading.join()
+            return
+        monitors = [
+            (monitor, self._links[monitor.chardev])
+            for monitor in wiring.monitors
+            if monitor.mode == "control" and monitor.chardev in self._links
+        ]
+        greet_early(loading, monitors, self._dialect)
+
     def _make_server(self) -> FakeQMPServer:
+        from .server import FakeQMPServer
+
         server = FakeQMPServer(self._dialect.name, args=[self._name, *self._args])
         server.take_warnings(self._warn)
         return server

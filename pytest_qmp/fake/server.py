@@ -383,7 +383,15 @@ class FakeQMPServer(Spying):
         """A monitor on an open character device; each of its clients is served in turn."""
         with self._reactor.change():
             descriptors = MonitorDescriptors(self._core.machine.descriptors.numbers)
-            self._links.serve(link, lambda sock: self._add_monitor(sock, pretty, descriptors))
+
+            def join(sock: socket.socket) -> Channel | None:
+                greeted, link.greeted = link.greeted, False
+                channel = self._add_monitor(sock, pretty, descriptors)
+                if greeted and channel is not None:
+                    channel.outgoing.clear()
+                return channel
+
+            self._links.serve(link, join)
 
     def attach_console(self, link: Link) -> None:
         """The first serial port on an open character device."""

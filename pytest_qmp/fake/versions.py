@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_qmp.errors import FakeQMPServerError
-from pytest_qmp.qmp.schema import Schema
+
+if TYPE_CHECKING:
+    from pytest_qmp.qmp.schema import Schema
 
 __all__ = ["DIALECTS", "Dialect", "find_dialect", "load_schema"]
 
@@ -64,6 +67,8 @@ def load_schema(name: str) -> Schema:
     """The schema of an emulated version, read once in the life of the process."""
     import gzip
     import json
+
+    from pytest_qmp.qmp.schema import Schema
 
     path = Path(__file__).with_name("schemas") / f"{name}.json.gz"
     return Schema(json.loads(gzip.decompress(path.read_bytes())))
