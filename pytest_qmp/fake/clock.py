@@ -65,6 +65,10 @@ class Clock:
             self._schedule(seconds, self._run_due)
         return timer
 
+    def look_later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Does it in so many real seconds: for what goes on outside, whatever the time is here."""
+        self._schedule(seconds, action)
+
     def settle(self) -> None:
         """The present command has its reply: what was to come soon after it comes."""
         while self._soon:

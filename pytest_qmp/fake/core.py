@@ -20,6 +20,7 @@ from .emitter import Encoded
 from .machine import Machine
 from .monitor import NO_REPLY, Call, MonitorSession, Pending, Reply
 from .options import parse_options
+from .preconfig import check_allowed
 from .replies import CommandFailed, NotModelled
 from .stubs import Checker, Stub, Stubs
 from .versions import find_dialect, load_schema
@@ -175,6 +176,8 @@ class Core:
             if known:
                 if call.oob and not self.schema().command(call.command).allow_oob:
                     raise CommandFailed(f"The command {call.command} does not support OOB")
+                if self.machine.preconfig:
+                    check_allowed(call.command)
                 self.policy.check_command(call.command)
                 check_arguments(self.schema(), call.command, call.arguments)
                 self.policy.check_arguments(call.command, call.arguments)

@@ -54,6 +54,49 @@ class FakeGuest:
             self._needs_running("panic")
             self._machine.panic()
 
+    def watchdog(self) -> None:
+        """Lets its watchdog run out: WATCHDOG, and what ``-action watchdog=`` says.
+
+        That is a reset unless told otherwise.
+        """
+        with self._change():
+            self._needs_running("let its watchdog run out")
+            self._machine.watchdog()
+
+    def crash_loaded(self) -> None:
+        """Says that its crash kernel has taken over: GUEST_CRASHLOADED; it goes on."""
+        with self._change():
+            self._needs_running("load its crash kernel")
+            self._machine.emit("GUEST_CRASHLOADED", {"action": "run"})
+
+    def pv_shutdown(self) -> None:
+        """Powers itself off by its paravirtual panic device: GUEST_PVSHUTDOWN, then SHUTDOWN.
+
+        Raises:
+            FakeQMPServerError: the emulated QEMU has no such event (7.2 has not).
+        """
+        with self._change():
+            self._needs_running("power off")
+            if self._machine.dialect.version < (10, 0, 0):
+                raise FakeQMPServerError(
+                    f"QEMU {self._machine.dialect.name} knows no shutdown by pvpanic: "
+                    "use poweroff(), or emulate a newer version"
+                )
+            self._machine.emit("GUEST_PVSHUTDOWN", None)
+            self._machine.shut_down(guest=True, reason="guest-shutdown")
+
+    def rtc_change(self, offset: int) -> None:
+        """Sets its clock: RTC_CHANGE, once a second at most as all events of its kind.
+
+        Args:
+            offset: how far from the host's, in seconds.
+        """
+        with self._change():
+            self._needs_running("set its clock")
+            self._machine.emit(
+                "RTC_CHANGE", {"offset": offset, "qom-path": self._machine.clock_path}
+            )
+
     def suspend(self) -> None:
         """Goes to sleep: SUSPEND; ``system_wakeup`` or a reset wakes it."""
         with self._change():

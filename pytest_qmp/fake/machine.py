@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,9 @@ from .clock import Clock
 from .compat_policy import CompatPolicy
 from .descriptors import Descriptors
 from .devices import Devices
+from .event_rates import EventRates
 from .guest_dump import DumpState
+from .migration import Migration
 from .network import Network
 from .objects import Objects
 from .options import Options
@@ -41,6 +44,9 @@ class Machine:
     Attributes:
         block: its block nodes, block devices and jobs.
         status: as ``query-status`` says.
+        preconfig: it waits for its configuration (``--preconfig``).
+        autostart: the guest is to run as soon as it is there.
+        migration: its migration, in either direction.
         exit_status: None until the machine is to end; QEMU's exit status from then on.
         ended_abruptly: QEMU found no way on, and left its sockets where they are.
         warn: takes what QEMU writes to its standard error.
@@ -50,7 +56,7 @@ class Machine:
         self.options = options
         self.clock = clock
         self.dialect = dialect
-        self.emit = emit
+        self.emit = EventRates(emit, clock).emit
         self.block = BlockLayer(dialect, clock, emit)
         self.exit_status: int | None = None
         self.ended_abruptly = False
@@ -76,10 +82,15 @@ class Machine:
         if options.incoming:
             self.status = "inmigrate"
         else:
-            self.status = "prelaunch" if options.paused else "running"
+            waits = options.paused or options.preconfig
+            self.status = "prelaunch" if waits else "running"
+        self.preconfig = options.preconfig
+        self.autostart = not options.paused
+        self.migration = Migration(self)
 
     def close(self) -> None:
         """Gives back what the machine has open; it is safe to call again."""
+        self.migration.close()
         self.chardevs.close()
         self.descriptors.close()
 
@@ -103,6 +114,16 @@ class Machine:
         kind = self.options.machine
         return kind in ("pc", "q35") or kind.startswith(("pc-i440fx", "pc-q35"))
 
+    @property
+    def clock_path(self) -> str:
+        """Where the guest's clock is among QEMU's objects: behind the CPUs."""
+        smp = [value for option, value in self.options.pairs if option == "smp"]
+        cpus = int(re.sub(r"^(?:.*cpus=)?(\d+)?.*", r"0\1", smp[-1]) if smp else "1") or 1
+        number = cpus + (1 if "q35" in self.options.machine else 2)
+        if self.dialect.version < (10, 0, 0):
+            return f"/machine/unattached/device[{number + 6}]"
+        return f"/machine/unattached/device[{number}]/rtc"
+
     def stop(self, status: str = "paused") -> None:
         """Stops the CPUs; nothing happens where they don't run."""
         stoppable = self.running or (
@@ -116,10 +137,46 @@ class Machine:
         """Lets the CPUs run."""
         if self.status in _NEEDS_RESET:
             raise CommandFailed("Resetting the Virtual Machine is required")
+        if self.status == "finish-migrate":
+            raise CommandFailed("Migration is not finalized yet")
+        if self.status == "inmigrate":
+            self.autostart = True
         if self.running or self.status in ("inmigrate", "suspended"):
             return
         self.status = "suspended" if self._suspended else "running"
         self.emit("RESUME", None)
+
+    def leave_preconfig(self) -> None:
+        """Builds the machine, which waited for its configuration."""
+        if not self.preconfig:
+            raise CommandFailed("The command is permitted only before machine initialization")
+        self.preconfig = False
+        if self.autostart and self.status != "inmigrate":
+            self.cont()
+
+    def halt(self, status: str) -> None:
+        """Stops the CPUs, and takes on a run state even where they did not run."""
+        self.stop(status)
+        self.status = status
+
+    def unhalt(self, status: str) -> None:
+        """Goes back to the run state before ``halt()``."""
+        self.status = status
+        if self.running:
+            self.emit("RESUME", None)
+
+    def arrive(self, status: str, *, suspended: bool, live: bool) -> None:
+        """A guest has come in by migration.
+
+        Args:
+            status: the run state that its source was in.
+            suspended: it sleeps.
+            live: it ran, or would have but for its sleep.
+        """
+        self._suspended = suspended
+        self.status = "paused" if live else status
+        if live and self.autostart:
+            self.cont()
 
     def reset(self, *, guest: bool, reason: str) -> None:
         """Resets the machine, or ends it where that is what a reboot is to do."""
@@ -129,7 +186,7 @@ class Machine:
         self.emit("RESET", {"guest": guest, "reason": reason})
         self.devices.reset()
         self._suspended = False
-        if not self.running and self.status != "inmigrate":
+        if not self.running and self.status not in ("inmigrate", "finish-migrate"):
             self.status = "prelaunch"
 
     def shut_down(self, *, guest: bool, reason: str) -> None:
@@ -191,10 +248,25 @@ class Machine:
         )
         shown = "run" if action == "none" else "pause" if stops else "poweroff"
         self.emit("GUEST_PANICKED", {"action": shown})
-        if action == "none":
-            return
         if stops:
             self.stop("guest-panicked")
-            return
-        self.emit("SHUTDOWN", {"guest": True, "reason": "guest-panic"})
-        self.exit_status = 1 if action == "exit-failure" else 0
+        elif action != "none":
+            self.shut_down(guest=True, reason="guest-panic")
+            if action == "exit-failure" and self.exit_status is not None:
+                self.exit_status = 1
+
+    def watchdog(self) -> None:
+        """The guest has left its watchdog alone for too long."""
+        action = self.options.actions["watchdog"]
+        self.emit("WATCHDOG", {"action": action})
+        if action == "reset":
+            self.reset(guest=True, reason="guest-reset")
+        elif action == "shutdown":
+            self.power_button()
+        elif action == "poweroff":
+            # QEMU ends on the spot, and says nothing more.
+            self.exit_status = 0
+        elif action == "pause":
+            self.stop("watchdog")
+        elif action == "debug":
+            self.warn("watchdog: timer fired")

@@ -22,6 +22,7 @@ class Options:
         uuid: of ``-uuid``.
         machine: the machine type of ``-M`` or ``-machine``.
         incoming: there is an ``-incoming``.
+        preconfig: there is a ``--preconfig``.
         pretty: a monitor of the command line (``-mon``, ``-qmp-pretty``) has ``pretty=on``.
         pairs: every option without its dashes, and its value ("" for none), in order.
         arguments: the same, each with the text that errors about it begin with.
@@ -33,6 +34,7 @@ class Options:
     uuid: str = "00000000-0000-0000-0000-000000000000"
     machine: str = "pc"
     incoming: bool = False
+    preconfig: bool = False
     pretty: bool = False
     pairs: list[tuple[str, str]] = field(default_factory=list)
     arguments: list[Argument] = field(default_factory=list)
@@ -60,6 +62,8 @@ def parse_options(args: Sequence[str]) -> Options:
             options.machine = first_value(value, "type") or options.machine
         elif option == "incoming":
             options.incoming = True
+        elif option == "preconfig":
+            options.preconfig = True
         elif option in ("mon", "qmp-pretty"):
             pretty = "on" if option == "qmp-pretty" else parse_keys(value).get("pretty")
             options.pretty = options.pretty or pretty == "on"

@@ -66,3 +66,9 @@ def set_action(context: Context, arguments: Mapping[str, Any]) -> Any:
 def watchdog_set_action(context: Context, arguments: Mapping[str, Any]) -> Any:
     context.machine.options.actions["watchdog"] = arguments["action"]
     return {}
+
+
+@commands.handles("x-exit-preconfig")
+def x_exit_preconfig(context: Context, arguments: Mapping[str, Any]) -> Any:
+    context.machine.leave_preconfig()
+    return {}
