@@ -12,7 +12,20 @@ from pytest_qmp.fake.conformance import Case, FakePeer, play, read_cases
 
 CORPUS = Path(__file__).parents[1] / "data" / "corpus"
 VERSIONS = ("7.2", "10.0", "11.1")
-CATEGORIES = {"json", "hs", "id", "env", "arg", "oob", "pretty", "conn", "run", "misc", "dev", "qom"}
+CATEGORIES = {
+    "json",
+    "hs",
+    "id",
+    "env",
+    "arg",
+    "oob",
+    "pretty",
+    "conn",
+    "run",
+    "misc",
+    "dev",
+    "qom",
+}
 
 _NO_MODULES = "the QEMU that was recorded ended here, as its modules were not installed"
 

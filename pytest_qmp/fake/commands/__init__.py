@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from . import (
     absent_features,
+    bitmaps,
     block,
+    block_changes,
     block_jobs,
     block_media,
     chardevs,
     descriptors,
     devices,
+    exports,
     human_monitor,
     jobs,
     machine_queries,
@@ -20,7 +23,9 @@ from . import (
     qom,
     run_state,
     screen,
+    snapshots,
     tracing,
+    transactions,
 )
 from .registry import Context, Handler
 
@@ -29,7 +34,12 @@ __all__ = ["HANDLERS", "Context", "Handler"]
 HANDLERS: dict[str, Handler] = {
     command: handler
     for area in (
+        bitmaps,
         block,
+        block_changes,
+        exports,
+        snapshots,
+        transactions,
         block_jobs,
         block_media,
         jobs,

@@ -1,0 +1,36 @@
+"""Commands about network backends and cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .registry import Context, Registry
+
+commands = Registry()
+
+
+@commands.handles("netdev_add")
+def netdev_add(context: Context, arguments: Mapping[str, Any]) -> Any:
+    context.machine.network.add(arguments)
+    return {}
+
+
+@commands.handles("netdev_del")
+def netdev_del(context: Context, arguments: Mapping[str, Any]) -> Any:
+    context.machine.devices.start()
+    context.machine.network.remove(arguments["id"])
+    return {}
+
+
+@commands.handles("set_link")
+def set_link(context: Context, arguments: Mapping[str, Any]) -> Any:
+    context.machine.devices.start()
+    context.machine.network.set_link(arguments["name"], arguments["up"])
+    return {}
+
+
+@commands.handles("query-rx-filter")
+def query_rx_filter(context: Context, arguments: Mapping[str, Any]) -> Any:
+    context.machine.devices.start()
+    return context.machine.network.rx_filters(arguments.get("name"))

@@ -1,0 +1,343 @@
+"""The devices of a machine: added, asked to go, gone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .device_backends import Backends
+from .device_buses import Buses
+from .device_values import given_values
+from .emitter import hash_ordered
+from .facts import failed, load_facts
+from .objects import is_identifier
+from .options import parse_value
+from .property_values import as_text
+from .qom_tree import Node, build, not_found
+from .replies import CommandFailed
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+__all__ = ["Devices"]
+
+_DUT = "/machine/peripheral/dut"
+_SINCE_TYPES_COUNT = (9, 2, 0)
+#: Handlers of hot-plugging that ask the guest to let a device go.
+_ASKS_GUEST = ("PIIX4_PM", "ICH9-LPC", "pci-bridge", "pcie-slot")
+#: Other names of device types.
+_ALIASES = {
+    "ahci": "ich9-ahci",
+    "ac97": "AC97",
+    "es1370": "ES1370",
+    "e1000-82540em": "e1000",
+    "lsi": "lsi53c895a",
+    "virtio-input-host": "virtio-input-host-pci",
+}
+
+
+class Devices:
+    """What stands under ``/machine/peripheral`` and ``/machine/peripheral-anon``.
+
+    Args:
+        machine: their machine, with its objects, its block layer, its chardevs and its network.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._version = machine.dialect.version
+        self._buses: Buses | None = None
+        self._backends = Backends(machine)
+        self._leaving: dict[str, bool] = {}
+        self._anonymous = 0
+        self._named_buses: dict[str, int] = {}
+        self._started = False
+
+    @property
+    def buses(self) -> Buses:
+        """The buses; the devices of the command line are made when they are first asked for."""
+        if self._buses is None:
+            self._buses = Buses(self._machine.objects.tree, self._version)
+        return self._buses
+
+    def start(self) -> None:
+        """Makes the devices of the command line, unless that is done."""
+        if self._started:
+            return
+        self._started = True
+        for option, text in self._machine.options.pairs:
+            if option == "device":
+                self._start_one(text)
+
+    def add(self, arguments: Mapping[str, Any]) -> None:
+        """Plugs a device in; CommandFailed as ``device_add`` fails."""
+        self.start()
+        strict = self._version >= _SINCE_TYPES_COUNT
+        given = dict(arguments)
+        if not strict:
+            given = {key: text for key in given if (text := as_text(arguments[key])) is not None}
+            name = given.get("id") if isinstance(arguments.get("id"), str) else None
+            given.pop("id", None)
+            if name is not None:
+                if not is_identifier(name):
+                    raise CommandFailed("Parameter 'id' expects an identifier")
+                given["id"] = name
+        self._plug(given, strict=strict, hotplugged=True)
+
+    def remove(self, name: str) -> None:
+        """Asks for a device to go; CommandFailed as ``device_del`` fails."""
+        self.start()
+        device = self._find(name)
+        path = device.path
+        if path in self._leaving and not self._machine.running:
+            raise CommandFailed(f"Device {name} is already in the process of unplug")
+        bus = self.buses.of(device)
+        if bus is not None and not self.buses.hotpluggable(bus):
+            raise CommandFailed(f"Bus '{bus.name}' does not support hotplugging")
+        if device.value("hotpluggable") is False:
+            raise CommandFailed(f"Device '{device.kind}' does not support hotplugging")
+        if device.value("core-id") is not None and device.parent is not None:
+            if device.parent.name == "unattached":
+                raise CommandFailed("Boot CPU is unpluggable")
+            return
+        if bus is None:
+            return
+        handler = self._machine.objects.tree.lookup(str(bus.value("hotplug-handler")))
+        kind = handler.kind if isinstance(handler, Node) else ""
+        is_port = self._is_a(kind, "pcie-port") and kind in self._machine.objects.tree.types.all
+        if is_port and not self._machine.running:
+            # Nothing has switched the slot on, so it is free at once, with all that is in it.
+            for one in self.buses.devices(bus)[::-1]:
+                self.unplug(one)
+        elif kind in _ASKS_GUEST or is_port:
+            self._leaving[path] = True
+        else:
+            self.unplug(device)
+
+    def leaving(self) -> list[str]:
+        """The paths of devices that the guest was asked to let go, in order."""
+        return list(self._leaving)
+
+    def accept(self, name: str) -> bool:
+        """The guest lets a device go; False if it was not asked to."""
+        path = self._path_of(name)
+        if path not in self._leaving:
+            return False
+        self.unplug(self._machine.objects.tree.at(path))
+        return True
+
+    def is_leaving(self, name: str) -> bool:
+        """Whether the guest was asked to let a device go."""
+        return self._path_of(name) in self._leaving
+
+    def keep(self, name: str) -> None:
+        """The guest does not let a device go; a new request is needed."""
+        self._leaving.pop(self._path_of(name), None)
+
+    def reset(self) -> None:
+        """The machine is reset: what was to go goes."""
+        for path in self.leaving():
+            found = self._machine.objects.tree.lookup(path)
+            if isinstance(found, Node):
+                self.unplug(found)
+        self._leaving.clear()
+
+    def unplug(self, device: Node) -> None:
+        """A device goes, with all that is on its buses; events tell of it after the reply."""
+        for bus in [node for node in device.walk() if self._is_a(node.kind, "bus")]:
+            for child in self.buses.devices(bus):
+                if child.parent is not None and child.parent.name.startswith("peripheral"):
+                    self.unplug(child)
+        inner = [node for node in device.walk() if self._is_a(node.kind, "device")]
+        gone = [(node.path, None) for node in inner[:0:-1]]
+        anonymous = device.parent is not None and device.parent.name == "peripheral-anon"
+        gone_last = (device.path, None if anonymous else device.name)
+        self._leaving.pop(device.path, None)
+        self.buses.detach(device)
+        self._backends.detach(device)
+        if device.parent is not None:
+            device.parent.remove(device.name)
+
+        def tell() -> None:
+            for path, name in [*gone, gone_last]:
+                data = {"path": path} if name is None else {"device": name, "path": path}
+                self._machine.emit("DEVICE_DELETED", data)
+
+        self._machine.clock.call_soon(tell)
+
+    def _plug(self, given: dict[str, Any], *, strict: bool, hotplugged: bool) -> Node:
+        driver = given.pop("driver", None)
+        if not isinstance(driver, str):
+            raise CommandFailed("Parameter 'driver' is missing")
+        driver, facts = self._class(driver, hotplugged)
+        path = given.pop("bus", None)
+        bus = self.buses.choose(driver, path if isinstance(path, str) else None)
+        if hotplugged and bus is not None and not self.buses.hotpluggable(bus):
+            raise CommandFailed(f"Bus '{bus.name}' does not support hotplugging")
+        refused = failed(facts.get("hot", {}).get("bare")) if hotplugged else None
+        if refused and re.search(r"^Device '.*(hotplugg|can not be)", refused[1]):
+            raise CommandFailed(refused[1], refused[0])
+        name = given.pop("id", None)
+        name = name if isinstance(name, str) else None
+        self._check_id(name)
+        types = self._machine.objects.tree.types
+        order = {key: given[key] for key in hash_ordered(given)}
+        owners = self._owners(facts)
+        values = given_values(types, driver, order, strict=strict, owners=owners)
+        for key, value in values.items():
+            self._backends.check(driver, key, value, owners.get(key, driver))
+        node = self._make(driver, facts, name, values, bus, hotplugged)
+        self._realize(node, facts, values, bus, name, hotplugged)
+        return node
+
+    def _class(self, name: str, hotplugged: bool) -> tuple[str, dict[str, Any]]:
+        types = self._machine.objects.tree.types
+        driver = name
+        if name not in types.all or not types.is_a(name, "device"):
+            driver = _ALIASES.get(name, f"{name}-pci" if name.startswith("virtio-") else name)
+        if driver not in types.all or not types.is_a(driver, "device"):
+            raise CommandFailed(f"'{name}' is not a valid device model name")
+        if types.is_abstract(driver):
+            raise CommandFailed("Parameter 'driver' expects a non-abstract device type")
+        facts = load_facts(self._machine.dialect.name, "devices").get(driver, {})
+        refused = failed(facts.get("hot", {}).get("bare")) if hotplugged else None
+        if refused and refused[1].startswith("Parameter 'driver' expects"):
+            raise CommandFailed(refused[1], refused[0])
+        return driver, facts
+
+    def _check_id(self, name: str | None) -> None:
+        if name is None:
+            return
+        if self._version >= (11, 0, 0) and not is_identifier(name):
+            raise CommandFailed(f"Invalid qdev ID '{name}'")
+        if name in self._container("peripheral").order:
+            raise CommandFailed(f"Duplicate device ID '{name}'")
+
+    def _owners(self, facts: Mapping[str, Any]) -> dict[str, str]:
+        """The type that a property belongs to, where that is a part of the device."""
+        rows = self._recorded(facts).get(_DUT, [])
+        owners = {}
+        for row in rows:
+            refused = failed(row[3]) if len(row) > 3 else None
+            found = re.search(r"\(type '([^']+)'\)", refused[1]) if refused else None
+            if found:
+                owners[row[0]] = found[1]
+        return owners
+
+    def _recorded(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        found = facts.get("hot", {}).get("tree") or facts.get("cold", {}).get("tree") or {}
+        return dict(found)
+
+    def _make(
+        self,
+        driver: str,
+        facts: Mapping[str, Any],
+        name: str | None,
+        values: Mapping[str, Any],
+        bus: Node | None,
+        hotplugged: bool,
+    ) -> Node:
+        shown = name if name is not None else f"device[{self._anonymous}]"
+        holder = "peripheral" if name is not None else "peripheral-anon"
+        path = f"/machine/{holder}/{shown}"
+        whose = f"device '{name}'" if name is not None else "anonymous device"
+
+        def rename(value: Any) -> Any:
+            if isinstance(value, list):
+                return list(value)
+            if not isinstance(value, str):
+                return value
+            if value.startswith(_DUT):
+                value = path + value[len(_DUT) :]
+            return value.replace("device 'dut'", whose).replace("/dut.", f"/{name}.")
+
+        recorded = self._recorded(facts)
+        if recorded:
+            node = build(recorded, _DUT, shown, rename)
+            self._name_buses(node, name)
+        else:
+            node = Node(shown, driver)
+        node.set_value("hotplugged", hotplugged)
+        for key, value in values.items():
+            node.set_value(key, value)
+        return node
+
+    def _name_buses(self, node: Node, name: str | None) -> None:
+        for child in [c for c in node.children.values() if c.name.startswith("dut.")]:
+            if name is not None:
+                fresh = f"{name}.{child.name[4:]}"
+            else:
+                kind = child.kind.lower()
+                number = self._named_buses.get(kind, 0)
+                self._named_buses[kind] = number + 1
+                fresh = f"{kind}.{number}"
+            node.order[node.order.index(child.name)] = fresh
+            node.children[fresh] = node.children.pop(child.name)
+            child.name = fresh
+
+    def _realize(
+        self,
+        node: Node,
+        facts: Mapping[str, Any],
+        values: Mapping[str, Any],
+        bus: Node | None,
+        name: str | None,
+        hotplugged: bool,
+    ) -> None:
+        if bus is not None and self._is_a(bus.kind, "PCI"):
+            wanted = values.get("addr", -1)
+            place = self.buses.pci_place(bus, node.kind, wanted, hotplugged=hotplugged)
+            node.set_value("addr", place)
+            node.set_value("legacy-addr", f"{place >> 3:02x}.{place & 7:x}")
+        found = facts.get("hot", {})
+        refused = failed(found.get("bare"))
+        if refused is not None and "tree" in found:
+            if not set(found.get("with", ())) <= values.keys():
+                raise CommandFailed(refused[1] or f"{node.kind} can't be made", refused[0])
+        elif refused is not None and "tree" not in facts.get("cold", {}):
+            raise CommandFailed(refused[1].replace("dut", name or "(null)"), refused[0])
+        elif not hotplugged and "stderr" in facts.get("cold", {}):
+            raise CommandFailed(facts["cold"]["stderr"])
+        holder = self._container("peripheral" if name is not None else "peripheral-anon")
+        node.parent = holder
+        self._backends.attach(node, values, name)
+        if bus is not None:
+            self._backends.place(node, bus, self.buses.devices(bus), values)
+        if name is None:
+            self._anonymous += 1
+        holder.add_child(node)
+        if bus is not None:
+            self.buses.attach(bus, node)
+
+    def _start_one(self, text: str) -> None:
+        try:
+            given = parse_value(text, "driver")
+            self._plug(given, strict=text.startswith("{"), hotplugged=False)
+        except (CommandFailed, ValueError):
+            # QEMU would not have started; that is not this module's to say.
+            return
+
+    def _find(self, name: str) -> Node:
+        tree = self._machine.objects.tree
+        if not name.startswith("/"):
+            device = self._container("peripheral").children.get(name)
+            if device is None:
+                raise not_found(name)
+            return device
+        found = tree.lookup(name)
+        if not isinstance(found, Node):
+            raise not_found(name)
+        if not self._is_a(found.kind, "device"):
+            what = "a device" if self._version >= (11, 0, 0) else "a hotpluggable device"
+            raise CommandFailed(f"{name} is not {what}")
+        return found
+
+    def _path_of(self, name: str) -> str:
+        return name if name.startswith("/") else f"/machine/peripheral/{name}"
+
+    def _container(self, name: str) -> Node:
+        return self._machine.objects.tree.at(f"/machine/{name}")
+
+    def _is_a(self, kind: str, ancestor: str) -> bool:
+        return self._machine.objects.tree.types.is_a(kind, ancestor)

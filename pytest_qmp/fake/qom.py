@@ -1,0 +1,178 @@
+"""The objects of a machine as QMP sees them: found by path, read, set."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from .facts import TypeFacts, failed, load_facts, load_types
+from .options import Options
+from .property_values import take
+from .qom_tree import Node, Row, build, not_found
+from .replies import CommandFailed
+from .versions import Dialect
+
+__all__ = ["ObjectTree", "machine_variant"]
+
+
+def machine_variant(options: Options) -> str:
+    """Which recorded machine is the nearest to that of a command line."""
+    kind = options.machine
+    given = {option for option, _ in options.pairs}
+    if kind == "q35" or kind.startswith("pc-q35"):
+        family = "q35"
+    elif kind in ("none", "microvm"):
+        return kind
+    else:
+        family = "pc"
+    if "nodefaults" not in given:
+        return f"{family}-defaults"
+    return f"{family}-usb" if "usb" in given else family
+
+
+class ObjectTree:
+    """Everything under ``/``.
+
+    Args:
+        options: QEMU's command line.
+        dialect: the version that is emulated.
+
+    Attributes:
+        types: the QOM types of the version.
+    """
+
+    def __init__(self, options: Options, dialect: Dialect) -> None:
+        self._options = options
+        self._dialect = dialect
+        self.types: TypeFacts = load_types(dialect.name)
+        self.facts = load_facts(dialect.name, "machines")[machine_variant(options)]
+        self._setters: dict[tuple[str, str], Callable[[Node, Any], Any]] = {}
+        self.root = build(self.facts["tree"], "/", "", copy.deepcopy)
+        self._name_machine()
+
+    def at(self, path: str) -> Node:
+        """The object at an absolute path that is known to be there."""
+        found = self._walk(self.root, path.split("/"))
+        if found is None:
+            raise KeyError(path)
+        return found
+
+    def find(self, path: str) -> Node:
+        """The object of an absolute or a unique partial path; CommandFailed if there is none."""
+        found = self.lookup(path)
+        if isinstance(found, Node):
+            return found
+        raise not_found(path)
+
+    def lookup(self, path: str, kind: str | None = None) -> Node | bool:
+        """The object of a path; False if there is none, True if there are several."""
+        parts = path.split("/") if path else []
+        if parts and parts[0] == "":
+            found = self._walk(self.root, parts)
+            return found if found is not None and self._fits(found, kind) else False
+        matches: list[Node] = []
+        for start in self.root.walk():
+            match = self._walk(start, parts)
+            if match is not None and self._fits(match, kind):
+                matches.append(match)
+                if len(matches) > 1:
+                    return True
+        return matches[0] if matches else False
+
+    def properties(self, node: Node) -> list[dict[str, Any]]:
+        """What ``qom-list`` says of an object."""
+        return [
+            {
+                "name": name,
+                "type": f"child<{node.children[name].kind}>"
+                if name in node.children
+                else node.rows[name].kind,
+            }
+            for name in node.order
+        ]
+
+    def get(self, node: Node, name: str) -> Any:
+        """What ``qom-get`` says of a property; CommandFailed if it can't be read."""
+        if name in node.children:
+            return node.children[name].path
+        row = node.rows.get(name)
+        if row is None:
+            raise self.no_property(node, name)
+        value = row.value() if callable(row.value) else row.value
+        refused = failed(value)
+        if refused is not None:
+            raise CommandFailed(refused[1], refused[0])
+        return value
+
+    def set(self, node: Node, name: str, value: Any) -> None:
+        """Sets a property as ``qom-set`` does; CommandFailed if it does not take that."""
+        row = node.rows.get(name)
+        if row is None:
+            if name in node.children:
+                raise CommandFailed(f"Property '{node.kind}.{name}' is not writable")
+            raise self.no_property(node, name)
+        kind = self.setter_kind(row)
+        if kind is None:
+            raise CommandFailed(str(row.refusal))
+        taken = take(name, kind, value)
+        if row.kind.startswith("link<"):
+            taken = self.link(name, row.kind[5:-1], taken)
+        row.value = taken
+
+    def setter_kind(self, row: Row) -> str | None:
+        """What a property takes; None if it can't be set."""
+        refusal = row.refusal or ""
+        if "is not writable" in refusal or refusal.startswith("Attempt to set property"):
+            return None
+        if refusal.endswith("expected: string") and not row.kind.startswith("link<"):
+            return row.kind if row.kind[:1].isupper() else "str"
+        if refusal.endswith("expected: boolean"):
+            return "bool"
+        if refusal.endswith("expected: integer"):
+            return row.kind if row.kind.startswith("int") else "int"
+        if refusal.endswith("expects uint64"):
+            return row.kind if row.kind.startswith("uint") else "uint64"
+        return row.kind
+
+    def link(self, name: str, kind: str, path: str) -> str:
+        """The path that a link holds once it was set to a path."""
+        if not path:
+            return ""
+        found = self.lookup(path, kind)
+        if isinstance(found, Node):
+            return found.path
+        if found:
+            raise CommandFailed(f"Path '{path}' does not uniquely identify an object")
+        if isinstance(self.lookup(path), Node):
+            raise CommandFailed(f"Invalid parameter type for '{name}', expected: {kind}")
+        raise not_found(path)
+
+    def no_property(self, node: Node, name: str) -> CommandFailed:
+        """The error about a property that isn't there."""
+        return CommandFailed(f"Property '{node.kind}.{name}' not found")
+
+    def _fits(self, node: Node, kind: str | None) -> bool:
+        return kind is None or self.types.is_a(node.kind, kind)
+
+    def _walk(self, start: Node, parts: list[str]) -> Node | None:
+        node: Node | None = start
+        for part in parts:
+            if not part:
+                continue
+            step = node.component(part) if node is not None else None
+            node = self._walk(self.root, step.split("/")) if isinstance(step, str) else step
+            if node is None:
+                return None
+        return node
+
+    def _name_machine(self) -> None:
+        """A machine type of another version has a name of its own."""
+        machine = self.root.children["machine"]
+        kind = self._options.machine
+        if kind in ("pc", "q35", "none", "microvm") or f"{kind}-machine" not in self.types.all:
+            return
+        previous, machine.kind = machine.kind, f"{kind}-machine"
+        machine.set_value("type", machine.kind)
+        for row in machine.rows.values():
+            row.refusal = row.refusal and row.refusal.replace(previous, machine.kind)
