@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_qmp.errors import FakeQMPServerError
+
 __all__ = [
     "Argument",
     "StartFailed",
@@ -185,7 +187,7 @@ _ABSENT = {
 _BOOLEANS = ("on", "off", "yes", "no", "true", "false", "y", "n")
 
 
-class StartFailed(Exception):  # noqa: N818 - QEMU's own end, not a fault of the fake
+class StartFailed(FakeQMPServerError):  # noqa: N818 - QEMU fails, as it would, not the fake
     """QEMU ends before its machine begins.
 
     Args:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pytest_qmp.errors import FakeQMPServerError
 
+from .attachments import Attachments
 from .channels import Channel
 from .console import Console
 from .core import Core
 from .descriptors import MonitorDescriptors
 from .faults import Faults
 from .guest import FakeGuest
-from .links import Link, Links
+from .links import Links
 from .listener import Listener
 from .reactor import Reactor
 from .recording import read_recording
@@ -36,7 +37,7 @@ _SIGKILL, _SIGABRT = -9, -6
 _PATIENCE = 10.0
 
 
-class FakeQMPServer(Spying):
+class FakeQMPServer(Spying, Attachments):
     """A server that answers on QMP as a QEMU of the given version does.
 
     It runs in one thread of this process and has the sockets that QEMU would have. As a context
@@ -378,43 +379,6 @@ class FakeQMPServer(Spying):
         listener.refuse(refuse)
         if not refuse and listener.client is None:
             self._accept_next()
-
-    def attach_monitor(self, link: Link, *, pretty: bool = False) -> None:
-        """A monitor on an open character device; each of its clients is served in turn."""
-        with self._reactor.change():
-            descriptors = MonitorDescriptors(self._core.machine.descriptors.numbers)
-
-            def join(sock: socket.socket) -> Channel | None:
-                greeted, link.greeted = link.greeted, False
-                channel = self._add_monitor(sock, pretty, descriptors)
-                if greeted and channel is not None:
-                    channel.outgoing.clear()
-                return channel
-
-            self._links.serve(link, join)
-
-    def attach_console(self, link: Link) -> None:
-        """The first serial port on an open character device."""
-        with self._reactor.change():
-            self._links.serve(link, self._add_console)
-
-    def attach_nothing(self, link: Link) -> None:
-        """An open character device that nobody listens to: what comes is dropped."""
-        with self._reactor.change():
-            self._links.serve(link, lambda sock: self._reactor.add(sock, lambda data: None))
-
-    def take_warnings(self, warn: Callable[[str], None]) -> None:
-        """Gives what QEMU would write to its standard error to ``warn``."""
-        self._core.machine.warn = warn
-
-    def finish_writing(self, limit: float) -> None:
-        """After the end: waits, so many seconds at most, until files and terminals have all."""
-        self._links.finish_writing(limit)
-
-    @property
-    def ended_abruptly(self) -> bool:
-        """Whether QEMU ended without removing its sockets."""
-        return self._core.machine.ended_abruptly
 
     def _channel_dropped(self, channel: Channel) -> None:
         if channel.session is not None:
