@@ -120,20 +120,31 @@ class SocketBackend:
         sock = socket.socket(socket.AF_UNIX)
         try:
             if self._server:
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
+                self._clear(path)
                 sock.bind(path)
                 self._unlink = path
                 self._listen(sock)
             else:
                 sock.connect(path)
                 self._peer = sock
+        except CommandFailed:
+            sock.close()
+            raise
         except OSError as error:
             sock.close()
             if self._server:
                 raise CommandFailed(f"Failed to bind socket to {path}: {error.strerror}") from error
             if not retries:
                 raise CommandFailed(f"Failed to connect to '{path}': {error.strerror}") from error
+
+    @staticmethod
+    def _clear(path: str) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise CommandFailed(f"Failed to unlink socket {path}: {error.strerror}") from error
 
     def _open_inet(self, address: Mapping[str, Any], retries: bool) -> None:
         host, port = address["host"], address["port"]

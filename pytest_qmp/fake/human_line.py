@@ -134,15 +134,13 @@ class _Reader:
             if char == "\\":
                 self._at += 1
                 if self._here not in _ESCAPES:
-                    raise LineFault(
-                        f"unsupported escape code: '\\{self._here}'\n"
-                        + _EXPECTED[kind].format(self._name)
-                    )
+                    # What is wrong with it goes to QEMU's standard output.
+                    raise LineFault(_EXPECTED[kind].format(self._name))
                 char = _ESCAPES[self._here]
             taken.append(char)
             self._at += 1
         if self.at_end:
-            raise LineFault("unterminated string\n" + _EXPECTED[kind].format(self._name))
+            raise LineFault(_EXPECTED[kind].format(self._name))
         self._at += 1
         return "".join(taken)
 

@@ -205,21 +205,21 @@ def test_a_command_that_is_not_modelled_is_refused_and_remembered(
 ) -> None:
     server = make_server("11.1")
     client = connect(server)
-    error = client.execute("query-block")["error"]
+    error = client.execute("x-query-jit")["error"]
     assert error["class"] == "GenericError"
-    assert 'server.on("query-block").reply([...])' in error["desc"]
-    assert "fake QEMU 11.1 does not model query-block" in error["desc"]
-    client.execute("device_del", id="x")
+    assert 'server.on("x-query-jit").reply({...})' in error["desc"]
+    assert "fake QEMU 11.1 does not model x-query-jit" in error["desc"]
+    client.execute("x-query-ramblock")
     with pytest.raises(UnmodelledCommandError) as caught:
         server.check()
-    assert 'server.on("query-block").reply([...])' in str(caught.value)
-    assert 'server.on("device_del").reply()' in str(caught.value)
+    assert 'server.on("x-query-jit").reply({...})' in str(caught.value)
+    assert 'server.on("x-query-ramblock").reply({...})' in str(caught.value)
     server.check()
 
 
 def send_what_is_not_modelled(server: FakeQMPServer) -> None:
     client = LineClient(server.open_monitor())
-    client.execute("query-block")
+    client.execute("x-query-jit")
     client.close()
 
 
@@ -227,7 +227,7 @@ def test_leaving_the_context_checks() -> None:
     server = FakeQMPServer()
     with server:
         send_what_is_not_modelled(server)
-        with pytest.raises(UnmodelledCommandError, match="query-block"):
+        with pytest.raises(UnmodelledCommandError, match="x-query-jit"):
             server.__exit__(None, None, None)
 
 
