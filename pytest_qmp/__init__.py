@@ -27,7 +27,9 @@ if TYPE_CHECKING:
         UnmodelledCommandError,
         VMConfigError,
         VMError,
+        VMGoneError,
         VMLaunchError,
+        VMVerdictError,
     )
     from pytest_qmp.fake.server import FakeQMPServer
     from pytest_qmp.fixtures import VMFactory
@@ -37,14 +39,21 @@ if TYPE_CHECKING:
     from pytest_qmp.qmp.guest_agent import GuestAgentClient, GuestExecResult
     from pytest_qmp.qmp.legacy import QEMUMonitorProtocol
     from pytest_qmp.vm.config import Drive, VMConfig
-    from pytest_qmp.vm.console import Console, ConsoleEOFError, ConsoleTimeoutError
+    from pytest_qmp.vm.console import (
+        Console,
+        ConsoleEOFError,
+        ConsoleTimeoutError,
+        ConsoleVerdictError,
+    )
     from pytest_qmp.vm.machine import VirtualMachine
+    from pytest_qmp.vm.verdicts import Verdict
 
 _HOMES = {
     "AsyncQMPClient": "pytest_qmp.qmp.aio",
     "Console": "pytest_qmp.vm.console",
     "ConsoleEOFError": "pytest_qmp.vm.console",
     "ConsoleTimeoutError": "pytest_qmp.vm.console",
+    "ConsoleVerdictError": "pytest_qmp.vm.console",
     "Drive": "pytest_qmp.vm.config",
     "FakeQMPServer": "pytest_qmp.fake.server",
     "FakeQMPServerError": "pytest_qmp.errors",
@@ -68,7 +77,10 @@ _HOMES = {
     "VMConfigError": "pytest_qmp.errors",
     "VMError": "pytest_qmp.errors",
     "VMFactory": "pytest_qmp.fixtures",
+    "VMGoneError": "pytest_qmp.errors",
     "VMLaunchError": "pytest_qmp.errors",
+    "VMVerdictError": "pytest_qmp.errors",
+    "Verdict": "pytest_qmp.vm.verdicts",
     "VirtualMachine": "pytest_qmp.vm.machine",
 }
 
@@ -77,6 +89,7 @@ __all__ = [
     "Console",
     "ConsoleEOFError",
     "ConsoleTimeoutError",
+    "ConsoleVerdictError",
     "Drive",
     "FakeQMPServer",
     "FakeQMPServerError",
@@ -100,7 +113,10 @@ __all__ = [
     "VMConfigError",
     "VMError",
     "VMFactory",
+    "VMGoneError",
     "VMLaunchError",
+    "VMVerdictError",
+    "Verdict",
     "VirtualMachine",
     "__version__",
 ]

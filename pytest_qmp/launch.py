@@ -102,6 +102,7 @@ def launch(item: pytest.Item, config: VMConfig, settings: QMPSettings) -> Virtua
     else:
         machine = VirtualMachine(config)
     machine.label = config.name or f"vm{len(machines)}"
+    machine.keep_logs()
     machines.append(machine)
     checks_of(item).append((machine.label, machine.check))
     return (

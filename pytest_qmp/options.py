@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -9,9 +10,18 @@ import pytest
 if TYPE_CHECKING:
     from pytest_qmp.settings import QMPSettings
 
-__all__ = ["DEFAULT_TIMEOUT", "OPTIONS", "add_options", "flag", "given_values", "settings_of"]
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "OPTIONS",
+    "add_options",
+    "artifacts_folder",
+    "flag",
+    "given_values",
+    "settings_of",
+]
 
 DEFAULT_TIMEOUT = 30.0
+_ARTIFACTS = ".pytest_qmp"
 
 _settings = pytest.StashKey["QMPSettings"]()
 
@@ -46,6 +56,21 @@ OPTIONS: tuple[tuple[str, dict[str, Any], str], ...] = (
         "timeout",
         {"metavar": "SECONDS"},
         f"how long a wait takes at most, unless it says otherwise (default: {DEFAULT_TIMEOUT:g})",
+    ),
+    (
+        "timeout_scale",
+        {"metavar": "FACTOR"},
+        "what every wait's timeout is multiplied by, for a slow host (default: 1)",
+    ),
+    (
+        "artifacts",
+        {"metavar": "DIR"},
+        "the folder for what is left of tests (default: .pytest_qmp in the rootdir)",
+    ),
+    (
+        "keep",
+        {"metavar": "failed|always|never"},
+        "which tests leave something in that folder (default: failed)",
     ),
     (
         "require",
@@ -88,6 +113,12 @@ def given_values(config: pytest.Config) -> dict[str, tuple[str, Any]]:
         if value is not None and value != []:
             given[name] = origin, value
     return given
+
+
+def artifacts_folder(config: pytest.Config) -> Path:
+    """The folder for what is left of tests."""
+    _, given = given_values(config).get("artifacts", ("", _ARTIFACTS))
+    return config.rootpath / str(given)
 
 
 def settings_of(config: pytest.Config) -> QMPSettings:

@@ -5,7 +5,9 @@ It is loaded into every run, so it imports nothing that a run without machines d
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from pytest_qmp.fixtures import (
     qmp_vm_config,
     qmp_vm_factory,
 )
-from pytest_qmp.options import add_options, given_values, settings_of
+from pytest_qmp.options import add_options, artifacts_folder, given_values, settings_of
 
 __all__ = [
     "_qmp_qemu",
@@ -51,6 +53,17 @@ def pytest_configure(config: pytest.Config) -> None:
         settings_of(config)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Removes what the tests of an earlier run have left."""
+    config = session.config
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    if os.path.isdir(artifacts_folder(config)):
+        from pytest_qmp.artifacts.bundle import clear_bundles
+
+        clear_bundles(artifacts_folder(config))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs every test on each of several ``--qmp-qemu``, grouped by binary."""
     if "_qmp_qemu" not in metafunc.fixturenames:
@@ -76,7 +89,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_report_collectionfinish(
     config: pytest.Config, items: list[pytest.Item]
 ) -> list[str] | None:
-    """Says who plays the machines, in a run that has some."""
+    """Says who plays the machines, in a run that has some; a worker of xdist has no terminal."""
+    if hasattr(config, "workerinput"):
+        return None
     if config.get_verbosity() < 0 or not (any(map(_concerns, items)) or given_values(config)):
         return None
     from pytest_qmp.reports import header
@@ -129,6 +144,27 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         raise outcome(error, settings_of(item.config)) from None
 
 
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> Generator[None, object, object]:
+    """Ends each wait of the test a moment before pytest-timeout ends the test."""
+    if _concerns(item):
+        from pytest_qmp.keeping import write
+        from pytest_qmp.time_limits import begin
+
+        begin(item, settings.timeout, lambda reason: write(item, reason, ask=False))
+    return (yield)
+
+
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> Generator[None, object, object]:
+    """The test is over in time."""
+    if _concerns(item):
+        from pytest_qmp.time_limits import end
+
+        end(item)
+    return (yield)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
@@ -144,6 +180,12 @@ def pytest_runtest_makereport(
         if report.failed:
             add_sections(report, machines)
             add_faults(report, checks_of(item))
+        if machines:
+            from pytest_qmp.keeping import forget, keep
+
+            keep(item, report)
+            if report.when == "teardown":
+                forget(machines)
     return report
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["QMPSettings"]
 
 BACKENDS = ("auto", "qemu", "fake")
+KEPT = ("failed", "always", "never")
 _ACCELERATORS = ("auto", "tcg", "kvm", "hvf", "whpx", "nvmm", "xen", "mshv", "nitro")
 _ARCHITECTURES = (
     "aarch64", "alpha", "arm", "avr", "hppa", "i386", "loongarch64", "m68k", "microblaze",
@@ -39,6 +40,9 @@ class QMPSettings:
         max_memory: what the machines of the run have at most, as it was written, or None.
         accel: the accelerator, or ``auto``.
         timeout: seconds.
+        timeout_scale: what every wait's timeout is multiplied by.
+        artifacts: the folder for what is left of tests, or None for the default.
+        keep: which tests leave something: ``failed``, ``always`` or ``never``.
         require: True fails where something is missing.
         explicit: the names of those that somebody has set.
     """
@@ -52,6 +56,9 @@ class QMPSettings:
     max_memory: str | None = None
     accel: str = "auto"
     timeout: float = DEFAULT_TIMEOUT
+    timeout_scale: float = 1.0
+    artifacts: str | None = None
+    keep: str = "failed"
     require: bool = False
     explicit: frozenset[str] = frozenset()
 
@@ -152,6 +159,20 @@ def _check_timeout(origin: str, value: str) -> float:
     return number
 
 
+def _check_scale(origin: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise pytest.UsageError(f"{origin}={value} is no factor above 0")
+    return number
+
+
+def _check_keep(origin: str, value: str) -> str:
+    return _one_of(origin, value, KEPT, "choice of what to keep")
+
+
 def _check_qemu(origin: str, value: list[str]) -> tuple[str, ...]:
     if not all(one.strip() for one in value):
         raise pytest.UsageError(f"{origin} is empty")
@@ -166,5 +187,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_memory": _check_memory,
     "memory": _check_memory,
     "qemu": _check_qemu,
+    "keep": _check_keep,
     "timeout": _check_timeout,
+    "timeout_scale": _check_scale,
 }

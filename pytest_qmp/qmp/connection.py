@@ -259,9 +259,11 @@ class BlockingConnection:
 
     def look_again(self) -> None:
         """Makes each wait look at the watch anew; for any thread."""
-        if self.session.failure is None:
-            self._transport.wake()
-            self._ring()
+        # Under the lock, so that nobody closes it meanwhile.
+        with self._lock:
+            if self.session.failure is None:
+                self._transport.wake()
+                self._ring()
 
     def _ring(self) -> None:
         for bell in list(self._bells):
@@ -337,8 +339,8 @@ class BlockingConnection:
             self.raise_lost("")
 
     def require_unwatched(self, awaited: str) -> None:
-        """Raises what the watch has to say, if a wait for this has to end."""
-        if self.watch is not None and self.watch.pending and self.watch.ends(None):
+        """Raises what the watch has to say, if a wait for events has to end."""
+        if self.watch is not None and self.watch.pending and self.watch.ends(()):
             self._raise_condemned(awaited)
 
     def raise_unmet(self, awaited: str, deadline: Deadline, seen: str = "") -> NoReturn:

@@ -10,6 +10,7 @@ from typing import Any, overload
 
 from pytest_qmp.errors import QMPProtocolError
 from pytest_qmp.qmp.wire import show_bytes
+from pytest_qmp.text import printable
 
 __all__ = ["EventLog", "EventMatcher", "Match", "QMPEvent", "partial_match"]
 
@@ -55,7 +56,8 @@ class QMPEvent(dict[str, Any]):
         return float(stamp.get("seconds", 0)) + float(stamp.get("microseconds", 0)) / 1e6
 
     def __str__(self) -> str:
-        return f"{self.name} {json.dumps(self.data)}" if self.data else self.name
+        name = printable(self.name)
+        return f"{name} {json.dumps(self.data)}" if self.data else name
 
 
 def partial_match(expected: object, found: object) -> bool:

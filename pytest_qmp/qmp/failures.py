@@ -17,6 +17,7 @@ from pytest_qmp.qmp.events import EventMatcher, QMPEvent
 from pytest_qmp.qmp.messages import QMPVersion
 from pytest_qmp.qmp.session import Call, Session
 from pytest_qmp.qmp.wire import show_bytes
+from pytest_qmp.text import printable
 
 __all__ = [
     "ONE_CLIENT",
@@ -127,7 +128,7 @@ def negotiation_refused(call: Call, peer: str) -> QMPCapabilitiesError | None:
     """The error of a ``qmp_capabilities`` that was refused; None if it was not."""
     if call.reply is None or "error" not in call.reply:
         return None
-    return QMPCapabilitiesError(f"{peer} refused the negotiation: {refused(call).desc}")
+    return QMPCapabilitiesError(f"{peer} refused the negotiation: {printable(refused(call).desc)}")
 
 
 def refused(call: Call, hint: str = "") -> QMPCommandError:

@@ -120,7 +120,7 @@ class EventWaiter:
     def wait_for_news(self, seen: int, deadline: Deadline) -> bool:
         """Waits until the history has had more than ``seen`` events; False at the deadline."""
         connection = self._connected()
-        if connection.wait(lambda: self._events.total > seen, deadline):
+        if connection.wait(lambda: self._events.total > seen, deadline, names=()):
             return True
         connection.require_open()
         connection.require_unwatched("news of the machine")

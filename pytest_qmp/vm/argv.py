@@ -101,7 +101,7 @@ def build_argv(
     if config.memory is not None:
         argv += ["-m", _memory(config.memory)]
     if config.name is not None:
-        argv += ["-name", config.name.replace(",", ",,")]
+        argv += ["-name", _join("", {"guest": config.name})]
     if config.uuid is not None:
         argv += ["-uuid", config.uuid]
     for flag, value in (
@@ -161,4 +161,7 @@ def _device_option(device: str | Mapping[str, Any]) -> str:
     driver = values.pop("driver", None)
     if not isinstance(driver, str):
         raise VMConfigError(f"a device names its driver, as in {{'driver': 'e1000'}}: {device!r}")
+    for name in (driver, *values):
+        if not isinstance(name, str) or "=" in name or ("," in name and name is not driver):
+            raise VMConfigError(f"{name!r} is no name of a driver or of a property: {device!r}")
     return _join(driver.replace(",", ",,"), values)

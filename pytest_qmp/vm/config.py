@@ -67,8 +67,8 @@ class VMConfig:
     """A machine to start. What is None is left to the options, and then to the default.
 
     Every value is handed to QEMU as one value: commas in a path are doubled, so that a name can't
-    become an option. ``machine``, ``cpu``, ``smp``, ``devices`` given as texts, and ``args`` are
-    QEMU's own option language and are passed as they are.
+    become an option. ``machine``, ``accel``, ``cpu``, ``smp``, ``devices`` given as texts, and
+    ``args`` are QEMU's own option language and are passed as they are.
 
     Attributes:
         arch: ``x86_64`` (the default), ``aarch64``, ``riscv64``, or another that QEMU has.
@@ -155,9 +155,9 @@ class VMConfig:
         if self.timeout is not None and not self.timeout > 0:
             raise VMConfigError(f"VMConfig.timeout is a number of seconds, not {self.timeout!r}")
         for one in fields(self):
-            value = getattr(self, one.name)
-            if isinstance(value, str) and "\0" in value:
-                raise VMConfigError(f"VMConfig.{one.name} holds a NUL byte: {value!r}")
+            _check_texts(one.name, getattr(self, one.name))
+        if not all(isinstance(name, str) and "=" not in name for name in self.env):
+            raise VMConfigError(f"VMConfig.env has names of variables, not {list(self.env)!r}")
 
     def replace(self, **changes: Any) -> VMConfig:
         """A copy with those fields changed.
@@ -177,6 +177,23 @@ class VMConfig:
             if getattr(self, one.name) is None
         }
         return replace(self, **missing)
+
+
+def _check_texts(field: str, value: object) -> None:
+    """Refuses what no program can be given as an argument, however deep in a value it is."""
+    if isinstance(value, Drive):
+        value = (value.path, value.format, value.interface, value.id)
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            _check_texts(field, one)
+        return
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(text, bytes):
+        raise VMConfigError(f"VMConfig.{field} holds texts, not {text!r}: use os.fsdecode")
+    if isinstance(text, str) and "\0" in text:
+        raise VMConfigError(f"VMConfig.{field} holds a NUL byte: {text!r}")
 
 
 def _checked_kinds(kinds: Sequence[str]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from pytest_qmp.text import last_lines
 from pytest_qmp.vm.stream import OutputStream
 from pytest_qmp.vm.verdict_board import VerdictBoard
 
-__all__ = ["Console", "ConsoleEOFError", "ConsoleTimeoutError"]
+__all__ = ["Console", "ConsoleEOFError", "ConsoleTimeoutError", "ConsoleVerdictError"]
 
 _READ_SIZE = 65536
 _ENDS = frozenset({"shutdown", "exit"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_qmp.errors import VMError
 from pytest_qmp.qmp.client import QMPClient
@@ -121,6 +121,31 @@ class MachineIdentity:
     def events(self) -> EventLog:
         """All events so far."""
         return self.qmp.events
+
+    @property
+    def console_logs(self) -> dict[str, bytes]:
+        """All that the guest has written so far, by console."""
+        return {name: stream.everything() for name, stream in self._oversight.streams.items()}
+
+    def keep_logs(self) -> None:
+        """Keeps what the guest has written beyond ``close()``, until ``drop_logs()``."""
+        self._oversight.keeps_logs = True
+
+    def drop_logs(self) -> None:
+        """Lets go of what the guest has written, but for its last lines. Idempotent."""
+        self._oversight.drop_logs()
+
+    def ask_in_background(self, command: str, timeout: float = 1.0) -> Any:
+        """Asks QEMU something on a monitor of its own, which is nobody else's business.
+
+        Args:
+            command: without arguments.
+            timeout: seconds.
+
+        Returns:
+            What QEMU returned; None if it did not, in time.
+        """
+        return self._oversight.ask(command, timeout)
 
     def console_tail(self, lines: int = 20) -> str:
         """The last lines of all consoles, as a person would have seen them."""

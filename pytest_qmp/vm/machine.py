@@ -11,6 +11,7 @@ from pytest_qmp.errors import (
     QMPDisconnectedError,
     QMPTimeoutError,
     VMError,
+    VMVerdictError,
 )
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.events import EventMatcher, Match, QMPEvent
@@ -191,6 +192,7 @@ class VirtualMachine(MachineLife):
 
     def _await_status(self, wanted: tuple[str, ...], deadline: Deadline) -> str:
         __tracebackhide__ = True
+        names = " or ".join(map(repr, wanted))
         recheck = _FIRST_RECHECK_SECONDS
         found = ""
         while True:
@@ -204,6 +206,9 @@ class VirtualMachine(MachineLife):
                 # Not every change of the run state is told by an event.
                 self.qmp.wait_for_news(seen, _sooner(deadline, recheck))
                 recheck = min(2 * recheck, _LAST_RECHECK_SECONDS)
+            except VMVerdictError as error:
+                when = f"while the run state {names} of {self} was awaited"
+                raise self._oversight.board.failure(error.verdict, when) from None
             except QMPDisconnectedError:
                 # Not taken from those who wait for it: only looked for.
                 if "shutdown" in wanted and "SHUTDOWN" in self.qmp.events.names():
@@ -211,7 +216,6 @@ class VirtualMachine(MachineLife):
                 raise
             except QMPTimeoutError:
                 break
-        names = " or ".join(map(repr, wanted))
         raise QMPTimeoutError(
             f"waited {deadline.words} for the run state {names} of {self}, in vain"
             + (f": it is {found!r}. " if found else ". ")

@@ -38,11 +38,13 @@ class Oversight:
     Attributes:
         board: where the verdicts come in.
         streams: what the guest wrote, by console.
+        keeps_logs: True keeps that beyond ``close()``.
     """
 
     def __init__(self, config: VMConfig, backend: Backend, *, watched: bool) -> None:
         self.board = VerdictBoard(config.allow, self._story, watched=watched)
         self.streams: dict[str, OutputStream] = {}
+        self.keeps_logs = False
         self._config = config
         self._backend = backend
         self._tap: EventTap | None = None
@@ -130,10 +132,17 @@ class Oversight:
         self._attendances.clear()
         self.board.on_lost()
         for stream in self.streams.values():
-            stream.close()
+            stream.end()
+        if not self.keeps_logs:
+            self.drop_logs()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+
+    def drop_logs(self) -> None:
+        """Lets go of what the guest has written, but for its last lines. Idempotent."""
+        for stream in self.streams.values():
+            stream.close()
 
     # -- what is said ----------------------------------------------------------------------------
 

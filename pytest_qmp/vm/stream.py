@@ -121,10 +121,16 @@ class OutputStream:
         """All that came since the start."""
         return self.tail(self._size)
 
+    def end(self) -> None:
+        """Ends it for readers: nothing more comes. Idempotent."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Ends it for readers and drops the log, but for its last lines. Idempotent."""
-        self._last = self.tail()
         with self._changed:
+            self._last = self.tail()
             self._ended = True
             self._size = self._position = 0
             self._file.close()

@@ -208,11 +208,7 @@ class _Loop:
                 self._remind_of_what_is_due()
 
     def _serve(self, key: selectors.SelectorKey) -> None:
-        try:
-            goes_on = key.data()
-        except BaseException:  # noqa: BLE001 - told by the hook; the other machines go on
-            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self._thread)))
-            goes_on = False
+        goes_on = self._call(key.data)
         if not goes_on and self._selector.get_map().get(key.fd) is key:
             self._selector.unregister(key.fd)
 
@@ -220,4 +216,11 @@ class _Loop:
         while self._reminders and self._reminders[0][0] <= time.monotonic():
             call = heapq.heappop(self._reminders)[2].call
             if call is not None:
-                call()
+                self._call(call)
+
+    def _call(self, call: Callable[[], object]) -> object:
+        try:
+            return call()
+        except BaseException:  # noqa: BLE001 - told by the hook; the other machines go on
+            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self._thread)))
+            return False
