@@ -16,8 +16,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .command_line import read_arguments
+from .conformance_volatile import without_times, without_volatile
 from .links import open_link
 from .monitors import read_wiring
+from .recorded_guests import script_guest
 from .server import FakeQMPServer
 from .versions import find_dialect
 
@@ -30,22 +32,12 @@ _NEGOTIATIONS = {
     "plain": b'{"execute":"qmp_capabilities"}',
     "oob": b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}',
 }
-# What differs from one run to the next is left out of recordings.
-_TIMES = (
-    (
-        re.compile(r'"timestamp": \{"seconds": \d+, "microseconds": \d+\}'),
-        '"timestamp": {"seconds": "<S>", "microseconds": "<US>"}',
-    ),
-    (re.compile(r'^( +"(?:micro)?seconds": )\d+'), r'\1"<N>"'),
-)
-# Threads and processes have numbers of the host; small ones are of the guest's CPUs.
-_THREAD = re.compile(r'"thread-id": (?:\d{3,}|"<TID>")')
-_PROCESS = "<PID>"
 _SIGNAL_SENDER = re.compile(r"from pid \d+ \(.*\)")
 #: Files that recordings begin with.
 _DISK_FILE = re.compile(r"<TMP>/((?:boot|a)\.(?:img|raw)|d\.qcow2)")
 _DISK_SIZE = 1 << 20
-_LARGE = re.compile(r'"return": \[.*\]')
+#: A file with a migration to the machine of the case.
+_MIGRATION_FILE = re.compile(r"(?:exec:cat |file:)(<TMP>/[\w.]+)")
 #: What stands in a recording for the directory of its files, and for QEMU's own socket there.
 _FOLDER = "<TMP>"
 _SOCKET = f"{_FOLDER}/q.sock"
@@ -133,6 +125,8 @@ class FakePeer:
     def __init__(self, case: Case, emulate: str) -> None:
         self.server = FakeQMPServer(emulate, args=case.qemu_args).start()
         self.address = self.server.address
+        if case.category == "guest":
+            script_guest(self.server.guest, case.name)
         if case.handshake == "unconnected":
             self._connect_out(case, find_dialect(emulate).version)
 
@@ -161,7 +155,7 @@ class FakePeer:
 
     def has_socket_file(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(self.address) == 0
+            return self.server.ended_abruptly or probe.connect_ex(self.address) == 0
 
     def stderr(self) -> str | None:
         return None
@@ -192,6 +186,7 @@ def play(case: Case, start: Callable[[Case], Peer]) -> str:
             if listener is not None:
                 open_things.enter_context(listener)
             try:
+                _migrate_to_files(case, start, folder)
                 peer = start(replace(case, qemu_args=args))
                 open_things.callback(peer.close)
                 player = _Player(peer, folder, listener)
@@ -215,6 +210,32 @@ def make_files(case: Case, folder: str) -> None:
         else:
             with open(path, "wb") as file:
                 file.truncate(_DISK_SIZE)
+
+
+def _migrate_to_files(case: Case, start: Callable[[Case], Peer], folder: str) -> None:
+    """Makes the migrations that a case takes in, as its recording began with them."""
+    if "-incoming" not in case.qemu_args:
+        return
+    at = case.qemu_args.index("-incoming")
+    source = (*case.qemu_args[:at], *case.qemu_args[at + 2 :])
+    text = json.dumps([case.qemu_args[at + 1], *(step.get("send") for step in case.steps)])
+    for path in sorted(set(_MIGRATION_FILE.findall(text))):
+        # The file has its name once it is whole.
+        uri = f"exec:cat>{path}.part && mv {path}.part {path}"
+        migrate = json.dumps({"execute": "migrate", "arguments": {"uri": uri}})
+        with ExitStack() as open_things:
+            args = tuple(arg.replace(_FOLDER, folder) for arg in source)
+            peer = start(replace(case, qemu_args=args))
+            open_things.callback(peer.close)
+            player = _Player(peer, folder, None)
+            open_things.callback(player.close)
+            steps = ({"send": migrate}, {"recv": ['{"return": {}}']})
+            player.play(replace(case, handshake="plain", steps=steps))
+            deadline = time.monotonic() + ANSWER_LIMIT
+            while not os.path.exists(path.replace(_FOLDER, folder)):
+                if time.monotonic() > deadline:
+                    raise Difference(f"no migration to {path} came about")
+                time.sleep(0.01)
 
 
 def _listener(args: Sequence[str]) -> socket.socket:
@@ -330,14 +351,7 @@ class _Player:
                 self._expect_tail(str(expected["unterminated"]))
                 continue
             line = self._take_line()
-            if '"<LARGE>"' in expected:
-                line = _LARGE.sub('"return": "<LARGE>"', line)
-            expected = _THREAD.sub('"thread-id": "<TID>"', expected)
-            line = _THREAD.sub('"thread-id": "<TID>"', line)
-            if _PROCESS in expected:
-                pattern = re.escape(expected).replace(re.escape(_PROCESS), r"(\d+)")
-                line = expected if re.fullmatch(pattern, line) else line
-            _compare("line", expected, line)
+            _compare("line", *without_volatile(expected, line))
         if eof:
             rest = self._take_line(at_eof="")
             if rest:
@@ -377,9 +391,7 @@ class _Player:
         line, _, self._received = self._received.partition(b"\r\n")
         text = line.decode("ascii", "backslashreplace")
         text = text.replace(self._peer.address, _SOCKET).replace(self._folder, _FOLDER)
-        for pattern, replacement in _TIMES:
-            text = pattern.sub(replacement, text)
-        return text
+        return without_times(text)
 
     def _fill(self, deadline: float) -> bool:
         """Waits for more bytes; False at the end of the connection."""

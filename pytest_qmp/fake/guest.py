@@ -33,6 +33,25 @@ class FakeGuest:
         self._change = change
         self._strict = strict
 
+    def on_boot(self, action: Callable[[], None]) -> None:
+        """Scripts what it does when it boots: when it first runs, and after each reset.
+
+        Args:
+            action: called in the server's thread, after the reply to the command that let it run;
+                at once if the guest runs already. It can call the members of this guest.
+        """
+        with self._change():
+            self._machine.script(boot=action)
+
+    def on_wake(self, action: Callable[[], None]) -> None:
+        """Scripts what it does when ``system_wakeup`` has woken it from its sleep.
+
+        Args:
+            action: as for :meth:`on_boot`.
+        """
+        with self._change():
+            self._machine.script(wake=action)
+
     def poweroff(self) -> None:
         """Powers itself off: SHUTDOWN with ``guest-shutdown``, then QEMU ends.
 

@@ -28,6 +28,8 @@ __all__ = ["Machine"]
 
 Emit = Callable[[str, "Mapping[str, Any] | None"], None]
 
+#: How long, in seconds, a guest takes from a reset to what it does first.
+_BOOT_TIME = 0.01
 #: States that only a reset leaves.
 _NEEDS_RESET = frozenset({"internal-error", "shutdown"})
 
@@ -87,6 +89,9 @@ class Machine:
         self.preconfig = options.preconfig
         self.autostart = not options.paused
         self.migration = Migration(self)
+        self._on_boot: Callable[[], None] | None = None
+        self._on_wake: Callable[[], None] | None = None
+        self._booted = False
 
     def close(self) -> None:
         """Gives back what the machine has open; it is safe to call again."""
@@ -145,6 +150,32 @@ class Machine:
             return
         self.status = "suspended" if self._suspended else "running"
         self.emit("RESUME", None)
+        self._boot()
+
+    def script(
+        self,
+        *,
+        boot: Callable[[], None] | None = None,
+        wake: Callable[[], None] | None = None,
+    ) -> None:
+        """Has the guest do something whenever it boots or wakes; it boots now if it runs."""
+        self._on_boot = boot or self._on_boot
+        self._on_wake = wake or self._on_wake
+        self._boot()
+
+    def _boot(self, seconds: float = 0.0) -> None:
+        """Lets a guest that runs for the first time since a reset do what it does then."""
+        if self._booted or not self.running or self._on_boot is None:
+            return
+        self._booted = True
+        if seconds:
+            self.clock.call_later(seconds, lambda: self._act(self._on_boot))
+        else:
+            self.clock.call_soon(lambda: self._act(self._on_boot))
+
+    def _act(self, action: Callable[[], None] | None) -> None:
+        if action is not None and self.running:
+            action()
 
     def leave_preconfig(self) -> None:
         """Builds the machine, which waited for its configuration."""
@@ -174,6 +205,7 @@ class Machine:
             live: it ran, or would have but for its sleep.
         """
         self._suspended = suspended
+        self._booted = True
         self.status = "paused" if live else status
         if live and self.autostart:
             self.cont()
@@ -188,6 +220,9 @@ class Machine:
         self._suspended = False
         if not self.running and self.status not in ("inmigrate", "finish-migrate"):
             self.status = "prelaunch"
+        self._booted = False
+        # Not at once: a guest that does nothing but reset leaves others their turn.
+        self._boot(_BOOT_TIME)
 
     def shut_down(self, *, guest: bool, reason: str) -> None:
         """Ends the machine, or stops it for good where that is what a shutdown is to do."""
@@ -239,6 +274,7 @@ class Machine:
         self._suspended = False
         self.status = "running"
         self.emit("WAKEUP", None)
+        self.clock.call_soon(lambda: self._act(self._on_wake))
 
     def panic(self) -> None:
         """The guest says that it has panicked."""

@@ -22,6 +22,8 @@ CATEGORIES = {
     "pretty",
     "conn",
     "run",
+    "guest",
+    "mig",
     "misc",
     "dev",
     "qom",
@@ -31,9 +33,9 @@ _NO_MODULES = "the QEMU that was recorded ended here, as its modules were not in
 
 #: What the fake does not play yet, and why; each must fail, so that the list stays true.
 NOT_YET = {
+    "guest/io-error-report": "no guest of the fake reads a disk that fails",
     "10.0-qom/qom-list-types": _NO_MODULES,
     "11.1-qom/qom-list-types": _NO_MODULES,
-    "conn/client-mode-reconnect": "the fake only listens, it does not connect to a client",
 }
 
 
