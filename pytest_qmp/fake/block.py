@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .block_backends import Backend, Backends, Emit
+from .block_exports import Exports
 from .block_graph import ALL, NOTHING, BlockGraph, Node
 from .block_names import filename, name_node
 from .block_open import ON_BACKING, Opener
+from .block_reopen import reopen
 from .clock import Clock
 from .jobs import Jobs
 from .replies import CommandFailed
@@ -24,6 +26,7 @@ class BlockLayer:
         graph: the block nodes.
         backends: the block backends.
         jobs: the background jobs.
+        exports: what is exported.
         attach: see :meth:`Backends.attach`.
         detach: see :meth:`Backends.detach`.
         group_exists: whether there is a throttle group of that id; for who keeps objects to set.
@@ -36,6 +39,7 @@ class BlockLayer:
         self.graph = BlockGraph()
         self.backends = Backends(self.graph, emit)
         self.jobs = Jobs(dialect, clock, emit)
+        self.exports = Exports(self.graph, emit)
         self.attach = self.backends.attach
         self.detach = self.backends.detach
         self.group_exists: Callable[[str], bool] = lambda name: False
@@ -71,7 +75,7 @@ class BlockLayer:
     def close(self, node: Node) -> None:
         """Closes a node if nothing uses it, and what only it used."""
         for backing in [edge.child for edge in node.children if edge.name == "backing"]:
-            if not node.parents:
+            if not node.parents and not node.monitor_owned:
                 backing.unblock(node)
         self.graph.close_unused(node)
 
@@ -96,6 +100,14 @@ class BlockLayer:
         if header is not None:
             header.backing = name if name is not None else filename(backing) if backing else ""
             header.backing_format = backing.driver if backing else ""
+        name_node(node)
+
+    def reopen(self, node: Node, options: Mapping[str, Any]) -> None:
+        """Changes the options of a node; see :func:`block_reopen.reopen`."""
+        reopen(self, node, options)
+
+    def rename(self, node: Node) -> None:
+        """Finds the file name of a node anew."""
         name_node(node)
 
     def find(self, device: str | None, node_name: str | None) -> Node:

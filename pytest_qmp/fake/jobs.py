@@ -174,7 +174,12 @@ class Job:
         self.user_paused = False
         self.unpause()
         if self.status == "running" and self.current < self.total + self.work.waits_at_end:
-            self._wait() if self.speed else self.proceed()
+            # Up to 7.2 a mirror that goes on does not wait for its turn again.
+            hurries = self.work.waits_at_end and self.jobs.dialect.version < (8, 0, 0)
+            if self.speed and not hurries:
+                self._wait()
+            else:
+                self.proceed()
         elif self.completing:
             self.jobs.clock.call_soon(lambda: self.jobs.succeed(self))
 
@@ -284,6 +289,7 @@ class Jobs:
         self.clock = clock
         self.emit = emit
         self.all: list[Job] = []
+        self._held: list[Job] | None = None
 
     def find(self, ident: str) -> Job:
         """The job of that id; CommandFailed if there is none."""
@@ -326,9 +332,30 @@ class Jobs:
         return job
 
     def start(self, job: Job) -> None:
-        """Lets a job run."""
+        """Lets a job run, now or when the transaction that it is in is complete."""
+        if self._held is not None:
+            self._held.append(job)
+            return
         job.become("running")
         job.work.started(job)
+
+    def hold_starts(self) -> list[Job]:
+        """Jobs don't start any more until ``let_start()``, which takes what this returns."""
+        self._held = []
+        return self._held
+
+    def let_start(self, held: list[Job], *, run: bool) -> None:
+        """Jobs start again; with ``run`` those that were to start meanwhile do so now."""
+        self._held = None
+        for job in held if run else ():
+            self.start(job)
+
+    def abort(self, job: Job) -> None:
+        """A job that never ran ends, without a word of what it was for."""
+        job.become("aborting")
+        job.work.ended(job)
+        job.become("concluded")
+        self.remove(job)
 
     def pulse(self, times: int, *, but: Job | None = None) -> None:
         """Holds all jobs for a moment, so many times."""

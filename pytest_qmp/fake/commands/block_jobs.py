@@ -63,8 +63,7 @@ def start_backup(context: Context, arguments: Mapping[str, Any], source: Node, t
     if "bitmap" in arguments:
         if not any(bitmap.name == arguments["bitmap"] for bitmap in source.bitmaps):
             raise CommandFailed(f"Bitmap '{arguments['bitmap']}' could not be found")
-        if "bitmap-mode" not in arguments and sync != "incremental":
-            raise CommandFailed("Bitmap sync mode must be given when providing a bitmap")
+        _check_bitmap_mode(arguments.get("bitmap-mode"), sync)
     elif sync in ("bitmap", "incremental"):
         raise CommandFailed(f"must provide a valid bitmap name for '{sync}' sync mode")
     block.jobs.pulse(2 if context.dialect.version < (11, 0, 0) else 3)
@@ -77,6 +76,9 @@ def start_backup(context: Context, arguments: Mapping[str, Any], source: Node, t
     ident = _job_id(block, arguments, arguments["device"])
     block.jobs.check_id(ident)
     work = Backup(block, source, target, sync)
+    if "bitmap" in arguments and sync in ("bitmap", "incremental"):
+        # Nothing has ever been written, so nothing is dirty.
+        work.amount, work.ends_later = 0, False
     name = arguments.get("filter-node-name")
     if name is not None:
         block.graph.check_name(name, block.backends.by_drive)
@@ -86,6 +88,22 @@ def start_backup(context: Context, arguments: Mapping[str, Any], source: Node, t
     work.block_node(target)
     block.jobs.start(job)
     return job
+
+
+def _check_bitmap_mode(mode: str | None, sync: str) -> None:
+    if mode is None and sync != "incremental":
+        raise CommandFailed("Bitmap sync mode must be given when providing a bitmap")
+    if sync == "incremental" and mode not in (None, "on-success"):
+        raise CommandFailed(
+            "Bitmap sync mode must be 'on-success' when using sync mode 'incremental'"
+        )
+    if sync == "none":
+        raise CommandFailed("sync mode 'none' does not produce meaningful bitmap outputs")
+    if mode == "never" and sync != "bitmap":
+        raise CommandFailed(
+            f"Bitmap sync mode 'never' has no meaningful effect when combined with sync mode "
+            f"'{sync}'"
+        )
 
 
 @commands.handles("blockdev-mirror")

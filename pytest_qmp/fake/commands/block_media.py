@@ -14,7 +14,10 @@ from .registry import Context, Registry
 commands = Registry()
 
 _FORMATS = frozenset(
-    "raw qcow2 qcow qed vdi vmdk vpc vhdx luks parallels bochs cloop dmg throttle file".split()
+    {
+        *("raw", "qcow2", "qcow", "qed", "vdi", "vmdk", "vpc", "vhdx", "luks", "parallels"),
+        *("bochs", "cloop", "dmg", "throttle", "file"),
+    }
 )
 _THROTTLED = ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")
 
