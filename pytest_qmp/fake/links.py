@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import signal
 import socket
 import stat
 import threading
@@ -107,7 +108,7 @@ class Link:
         ours, self.waiting = socket.socketpair()
         for end, task in ((source, _read_all), (sink, _write_all)):
             if end is not None:
-                thread = threading.Thread(target=task, args=(end, ours), daemon=True)
+                thread = threading.Thread(target=_pump, args=(task, end, ours), daemon=True)
                 self._pumps.append(thread)
                 thread.start()
 
@@ -338,6 +339,12 @@ def _shown_address(options: ChardevOptions) -> str:
     if "fd" in options.keys:
         return f"fd:{options.keys['fd']}"
     return f"tcp:{options.keys['host']}:{options.keys['port']}"
+
+
+def _pump(task: Callable[[int, socket.socket], None], end: int, ours: socket.socket) -> None:
+    # Signals are for the main thread, or for the one that it gives them to.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    task(end, ours)
 
 
 def _read_all(source: int, ours: socket.socket) -> None:

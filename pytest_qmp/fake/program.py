@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_qmp.errors import FakeQMPServerError
 
+from .chardev_options import ChardevOptions
 from .command_line import Argument, StartFailed, first_value, read_arguments
 from .first_words import greet_early, may_fail
 from .help import help_text, machine_types
@@ -78,7 +79,7 @@ class _Program:
         pidfile = _write_pidfile(options.get("pidfile"))
         self._check_machine(arguments)
         for chardev in wiring.chardevs:
-            link = open_link(chardev, self._announce)
+            link = self._open(chardev)
             if chardev.id in self._links:
                 raise chardev.argument.failed(f"Duplicate ID '{chardev.id}' for chardev")
             self._links[chardev.id] = link
@@ -101,6 +102,12 @@ class _Program:
         except FakeQMPServerError as error:
             self._warn(str(error))
         return status if status is not None else 1
+
+    def _open(self, chardev: ChardevOptions) -> Link:
+        terminals = [link for link in self._links.values() if link.options.backend == "stdio"]
+        if terminals and chardev.keys.get("backend") == "stdio":
+            raise chardev.argument.failed("cannot use stdio by multiple character devices")
+        return open_link(chardev, self._announce)
 
     def _load(self, options: Iterable[str], wiring: Wiring) -> None:
         """Loads the rest of the fake, and has the first clients greeted in the meantime."""
@@ -149,7 +156,7 @@ class _Program:
             else:
                 name = port.id
                 try:
-                    self._links[name] = open_link(port, self._announce)
+                    self._links[name] = self._open(port)
                 except StartFailed as failed:
                     raise serial_failed(argument, failed) from failed
             if name in used:
