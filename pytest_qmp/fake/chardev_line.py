@@ -13,9 +13,6 @@ from .options import Options
 __all__ = ["LineChardev", "read_line_chardevs"]
 
 _RING_SIZE = 65536
-#: Devices that leave a chardev closed until the guest opens them.
-_OPENED_BY_GUEST = frozenset({"virtserialport", "usb-serial", "usb-braille"})
-_SWAPPABLE = frozenset({"isa-serial", "pci-serial", "virtserialport", "virtconsole"})
 #: Machine types with neither serial nor parallel ports, and those with serial ones only.
 _NO_PORTS, _NO_PARALLEL = frozenset({"none", "x-remote"}), frozenset({"microvm"})
 
@@ -84,7 +81,6 @@ def read_line_chardevs(options: Options, version: tuple[int, ...]) -> list[LineC
             label = port.id
         if options.machine not in _NO_PORTS:
             _use(found, label, kind, swappable=kind == "serial")
-    _use_by_devices(found, options)
     return list(found.values())
 
 
@@ -170,15 +166,6 @@ def _devices(options: Options) -> Iterator[dict[str, object]]:
                 yield parse_value(value, "driver")
             except ValueError:
                 continue
-
-
-def _use_by_devices(found: dict[str, LineChardev], options: Options) -> None:
-    for device in _devices(options):
-        driver, label = str(device.get("driver")), device.get("chardev")
-        if isinstance(label, str):
-            user = f"device {device.get('id', driver)}"
-            is_open = driver not in _OPENED_BY_GUEST
-            _use(found, label, user, is_open=is_open, swappable=driver in _SWAPPABLE)
 
 
 def _use(

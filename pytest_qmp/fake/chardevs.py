@@ -22,6 +22,10 @@ _STACKED = (
     "hub: multiplexers and hub devices can't be stacked, check chardev '{}', "
     "chardev should not be a hub device or have 'mux=on' enabled"
 )
+#: Devices that leave a chardev closed until the guest opens them.
+_OPENED_BY_GUEST = frozenset({"virtserialport", "usb-serial", "usb-braille"})
+#: Devices that cope with another backend.
+_SWAPPABLE = frozenset({"isa-serial", "pci-serial", "virtserialport", "virtconsole"})
 #: How many users a multiplexer takes.
 _MUX_USERS = 4
 
@@ -116,22 +120,27 @@ class Chardevs:
         """Whether one of them is a text console on the screen."""
         return any(chardev.backend.kind == "vc" for chardev in self._all.values())
 
-    def attach(
-        self, label: str, user: str, *, is_open: bool = True, swappable: bool = False
-    ) -> None:
+    def check_free(self, label: str) -> None:
+        """Raises CommandFailed if nothing more can use a device, which is there."""
+        chardev = self._all[label]
+        if len(chardev.users) >= (_MUX_USERS if chardev.shares else 1):
+            if self._dialect.version >= (10, 0, 0):
+                raise CommandFailed(f"chardev '{label}' is already in use")
+            raise CommandFailed(f"Device '{label}' is in use")
+
+    def attach(self, label: str, user: str, kind: str = "") -> None:
         """Something uses a device from now on; nothing happens if there is none of that name.
 
         Args:
             label: of the device.
             user: who, to name when it lets go.
-            is_open: it listens.
-            swappable: it copes with another backend.
+            kind: the type of a device in the machine.
         """
         chardev = self._all.get(label)
         if chardev is not None:
             chardev.users.append(user)
-            chardev.is_open = chardev.is_open or is_open
-            chardev.swappable = swappable
+            chardev.is_open = chardev.is_open or kind not in _OPENED_BY_GUEST
+            chardev.swappable = kind in _SWAPPABLE
 
     def detach(self, user: str) -> None:
         """Somebody lets go of what it used."""
@@ -267,10 +276,7 @@ class Chardevs:
                 raise CommandFailed(missing.format(base))
             if chardev.shares and missing.startswith("hub"):
                 raise CommandFailed(_STACKED.format(base))
-            if len(chardev.users) >= (_MUX_USERS if chardev.shares else 1):
-                if self._dialect.version >= (10, 0, 0):
-                    raise CommandFailed(f"chardev '{base}' is already in use")
-                raise CommandFailed(f"Device '{base}' is in use")
+            self.check_free(base)
             found.append(chardev)
         for chardev in found:
             chardev.users.append(_user_of(label))

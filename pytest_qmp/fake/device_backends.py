@@ -43,15 +43,33 @@ class Backends:
             self._machine.network.check_free(owner, value)
         elif description.startswith("ID of a chardev") and value:
             self._check_chardev(f"{owner}.{name}", value)
+        elif description.startswith("Node name") and value:
+            block = self._machine.block
+            if value not in block.backends.by_drive and block.graph.find(value) is None:
+                raise CommandFailed(f"Property '{owner}.{name}' can't find value '{value}'")
 
     def _check_chardev(self, name: str, label: str) -> None:
         if label not in self._machine.chardevs:
             raise CommandFailed(f"Property '{name}' can't find value '{label}'")
         if self._machine.chardevs[label].users:
-            raise CommandFailed(f"Property '{name}' can't take value '{label}', it's in use")
+            taken = f"Device '{label}' is in use"
+            if self._machine.dialect.version >= (10, 0, 0):
+                taken = f"chardev '{label}' is already in use"
+            raise CommandFailed(f"Property '{name}' can't take value '{label}': {taken}")
 
-    def attach(self, device: Node, values: Mapping[str, Any], device_id: str | None) -> None:
-        """A device is there: what it was given is in use."""
+    def attach(
+        self,
+        device: Node,
+        values: Mapping[str, Any],
+        device_id: str | None,
+    ) -> None:
+        """A device is there: what it was given is in use.
+
+        Args:
+            device: its place in the tree is known, but it need not be there yet.
+            values: the properties that it was given.
+            device_id: None without one.
+        """
         attach_device(self._machine.block, device.kind, device.path, device_id, values)
         types = self._machine.objects.tree.types
         known = types.properties(device.kind)
@@ -59,6 +77,8 @@ class Backends:
             kind = known[name]["type"]
             if kind.startswith("link<"):
                 device.set_value(name, self._machine.objects.tree.link(name, kind[5:-1], value))
+            elif known[name].get("description", "").startswith("ID of a chardev") and value:
+                self._machine.chardevs.attach(value, device.path, device.kind)
         if "mac" in known and "netdev" in known:
             mac = values.get("mac") or self._machine.network.free_mac()
             device.set_value("mac", mac)
@@ -69,6 +89,4 @@ class Backends:
         """A device goes: what it was given is free."""
         self._machine.network.unplug(device.path)
         self._machine.block.detach(device.path)
-
-    def place(self, device: Node, bus: Node, others: list[Node], values: Mapping[str, Any]) -> None:
-        """Gives a device its place on a bus that is not PCI; CommandFailed if there is none."""
+        self._machine.chardevs.detach(device.path)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .hardware import is_pc, memory_size, parts
-from .options import Options
+
+if TYPE_CHECKING:
+    from .machine import Machine
 
 __all__ = ["DumpState", "Region", "memory_map", "overlap", "write_elf"]
 
@@ -41,15 +44,16 @@ class Region:
     size: int
 
 
-def memory_map(options: Options, version: tuple[int, ...]) -> list[Region]:
+def memory_map(machine: Machine) -> list[Region]:
     """What a dump takes in: main memory and the firmware's."""
+    options = machine.options
     if options.machine == "none":
         return []
     memory, firmware = memory_size(options), _FIRMWARE
     if options.machine == "microvm":
-        firmware = 64 << 10 if version < (10, 0, 0) else 128 << 10
+        firmware = 64 << 10 if machine.dialect.version < (10, 0, 0) else 128 << 10
     low = [Region(0, min(memory, _BELOW_4G))]
-    if is_pc(options) and any(part.driver in _VGA for part in parts(options)):
+    if is_pc(options) and any(part.driver in _VGA for part in parts(machine)):
         # There the adapter's own memory is seen instead.
         low = [Region(0, _VGA_START), Region(_VGA_END, min(memory, _BELOW_4G) - _VGA_END)]
     high = [Region(1 << 32, memory - _BELOW_4G)] if memory > _BELOW_4G else []

@@ -1,13 +1,17 @@
-"""What an emulated machine is made of, as far as its command line tells."""
+"""What an emulated machine is made of."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .command_line import parse_keys, parse_value
+from .command_line import parse_keys
 from .options import Options
+
+if TYPE_CHECKING:
+    from .machine import Machine
 
 __all__ = ["Part", "is_pc", "memory_size", "parts", "vcpus"]
 
@@ -37,26 +41,27 @@ def is_pc(options: Options) -> bool:
     return options.machine not in ("none", "microvm", "x-remote")
 
 
-def parts(options: Options) -> Iterator[Part]:
-    """The devices of a command line, in order, the display adapter of ``-vga`` first."""
+def parts(machine: Machine) -> Iterator[Part]:
+    """The devices that were plugged in, in order, the display adapter of ``-vga`` first."""
+    adapter = _VGA.get(_vga_option(machine.options))
+    if adapter:
+        yield Part(adapter)
+    machine.devices.start()
+    root = machine.objects.tree.root.children.get("machine")
+    for name in ("peripheral", "peripheral-anon"):
+        container = root.children.get(name) if root else None
+        for node in container.children.values() if container else ():
+            heads = node.rows["max_outputs"].value if "max_outputs" in node.rows else 1
+            yield Part(node.kind, node.name if name == "peripheral" else "", int(heads))
+
+
+def _vga_option(options: Options) -> str:
     named = {option for option, _ in options.pairs}
-    vga = next((value for option, value in options.pairs if option == "vga"), None)
-    if vga is None and is_pc(options) and options.machine != "isapc":
-        vga = None if named & {"nodefaults", "nographic"} else "std"
-    if vga in _VGA:
-        yield Part(_VGA[vga])
     for option, value in options.pairs:
-        if option == "device":
-            try:
-                given = parse_value(value, "driver")
-            except ValueError:
-                continue
-            heads = str(given.get("max_outputs", 1))
-            yield Part(
-                str(given.get("driver", "")),
-                str(given.get("id", "")),
-                int(heads) if heads.isdecimal() else 1,
-            )
+        if option == "vga":
+            return value
+    bare = not is_pc(options) or options.machine == "isapc" or named & {"nodefaults", "nographic"}
+    return "none" if bare else "std"
 
 
 def memory_size(options: Options) -> int:

@@ -67,7 +67,7 @@ class Machine:
             dialect.first_descriptor, removes_late=dialect.removes_descriptors_late
         )
         self.chardevs = Chardevs(options, dialect, self.descriptors)
-        self.screen = Screen(options)
+        self.screen = Screen(self)
         self.policy = CompatPolicy(options, dialect.name)
         self.dump = DumpState()
         self.balloon: int | None = None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .hardware import is_pc, parts
-from .options import Options
 from .picture import draw_text
+
+if TYPE_CHECKING:
+    from .machine import Machine
 
 __all__ = ["Pointer", "Screen"]
 
@@ -49,35 +52,38 @@ class Screen:
     """What a machine shows, and what one can type and point with.
 
     Args:
-        options: the command line.
-
-    Attributes:
-        pointers: the one in use first.
-        has_keyboard: whether keys go anywhere.
+        machine: whose.
     """
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
         self._output = bytearray()
-        self.pointers: list[Pointer] = []
-        self.has_keyboard = is_pc(options)
+
+    @property
+    def has_keyboard(self) -> bool:
+        """Whether keys go anywhere."""
+        options = self._machine.options
+        return is_pc(options) or any(part.driver in _KEYBOARDS for part in parts(self._machine))
+
+    @property
+    def pointers(self) -> list[Pointer]:
+        """The mice and tablets, the one in use first."""
+        found = []
         # A keyboard takes a number as well.
         number = 0
-        if is_pc(options):
-            self.pointers.append(Pointer(2, "QEMU PS/2 Mouse", False))
+        if is_pc(self._machine.options):
+            found.append(Pointer(2, "QEMU PS/2 Mouse", False))
             number = 2
-        for part in parts(options):
+        for part in parts(self._machine):
             known = _POINTERS.get(part.driver)
-            if known:
-                number += 1
-                self.pointers.append(Pointer(number, *known))
-            elif part.driver in _KEYBOARDS:
-                number += 1
-                self.has_keyboard = True
+            number += known is not None or part.driver in _KEYBOARDS
+            if known is not None:
+                found.append(Pointer(number, *known))
+        return found
 
     def heads(self, device: str) -> int | None:
         """How many screens a device has; None if there is no such device."""
-        for part in parts(self._options):
+        for part in parts(self._machine):
             if part.id == device:
                 return part.heads if part.driver in _DISPLAYS else 0
         return None
@@ -85,7 +91,7 @@ class Screen:
     @property
     def is_there(self) -> bool:
         """Whether there is anything to take a picture of."""
-        return any(part.driver in _DISPLAYS for part in parts(self._options))
+        return any(part.driver in _DISPLAYS for part in parts(self._machine))
 
     def write(self, data: bytes) -> None:
         """The guest writes; what does not fit scrolls off."""

@@ -89,7 +89,8 @@ def test_a_file_is_written_anew(client: LineClient, tmp_path: Path) -> None:
 def test_the_command_lines_chardevs_are_in_use(make_server: MakeServer, connect: Connect) -> None:
     args = [
         *("-nodefaults", "-serial", "null", "-monitor", "null", "-chardev", "null,id=free"),
-        *("-chardev", "null,id=port", "-device", "virtserialport,chardev=port"),
+        *("-chardev", "null,id=port", "-device", "virtio-serial"),
+        *("-device", "virtserialport,chardev=port"),
         *("-chardev", "stdio,id=both,mux=on", "-mon", "both"),
     ]
     server = make_server("10.0", args=args)

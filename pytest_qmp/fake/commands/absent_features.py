@@ -133,7 +133,7 @@ def xen_set_replication(context: Context, arguments: Mapping[str, Any]) -> Any:
 @commands.handles("x-query-usb")
 def x_query_usb(context: Context, arguments: Mapping[str, Any]) -> Any:
     _no_option(context, "usb")
-    if any("usb" in part.driver or "hci" in part.driver for part in parts(context.machine.options)):
+    if any("usb" in part.driver or "hci" in part.driver for part in parts(context.machine)):
         raise NotModelled("USB")
     raise CommandFailed("USB support not enabled")
 
@@ -153,7 +153,7 @@ def x_colo_lost_heartbeat(context: Context, arguments: Mapping[str, Any]) -> Any
 
 @commands.handles("query-hv-balloon-status-report")
 def query_hv_balloon_status_report(context: Context, arguments: Mapping[str, Any]) -> Any:
-    if any(part.driver == "hv-balloon" for part in parts(context.machine.options)):
+    if any(part.driver == "hv-balloon" for part in parts(context.machine)):
         raise NotModelled("hv-balloon")
     raise CommandFailed("no hv-balloon device present")
 
@@ -238,7 +238,7 @@ def query_acpi_ospm_status(context: Context, arguments: Mapping[str, Any]) -> An
 
 @commands.handles("x-query-virtio")
 def x_query_virtio(context: Context, arguments: Mapping[str, Any]) -> Any:
-    if any(part.driver.startswith("v") for part in parts(context.machine.options)):
+    if any(part.driver.startswith("virtio-") for part in parts(context.machine)):
         raise NotModelled("virtio devices")
     if context.dialect.version < (10, 0, 0):
         return []
@@ -250,7 +250,7 @@ def x_query_virtio(context: Context, arguments: Mapping[str, Any]) -> Any:
 @commands.handles("x-query-virtio-queue-element")
 @commands.handles("x-query-virtio-vhost-queue-status")
 def x_query_virtio_status(context: Context, arguments: Mapping[str, Any]) -> Any:
-    if any(part.driver.startswith("v") for part in parts(context.machine.options)):
+    if any(part.driver.startswith("virtio-") for part in parts(context.machine)):
         raise NotModelled("virtio devices")
     kind = "VirtIODevice" if context.dialect.version < (10, 0, 0) else "realized VirtIODevice"
     raise CommandFailed(f"Path {arguments['path']} is not a {kind}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..chardev_backends import PtyBackend
-from ..chardevs import Chardev
+from ..chardevs import Chardev, Chardevs
 from ..replies import CommandFailed, NotModelled
 from .registry import Context, Registry
 
@@ -25,6 +25,12 @@ _BACKENDS = {
 _NO_BASE64 = re.compile(r"[^A-Za-z0-9+/=\n]")
 
 
+def _chardevs(context: Context) -> Chardevs:
+    # The devices of the command line use some of them.
+    context.machine.devices.start()
+    return context.machine.chardevs
+
+
 @commands.handles("query-chardev")
 def query_chardev(context: Context, arguments: Mapping[str, Any]) -> Any:
     return [
@@ -33,7 +39,7 @@ def query_chardev(context: Context, arguments: Mapping[str, Any]) -> Any:
             "filename": chardev.backend.filename,
             "frontend-open": chardev.is_open,
         }
-        for chardev in context.machine.chardevs.listed()
+        for chardev in _chardevs(context).listed()
     ]
 
 
@@ -46,7 +52,7 @@ def query_chardev_backends(context: Context, arguments: Mapping[str, Any]) -> An
 def chardev_add(context: Context, arguments: Mapping[str, Any]) -> Any:
     backend = arguments["backend"]
     return _added(
-        context.machine.chardevs.add(
+        _chardevs(context).add(
             arguments["id"], backend["type"], backend["data"], context.monitor.descriptors.take
         )
     )
@@ -56,7 +62,7 @@ def chardev_add(context: Context, arguments: Mapping[str, Any]) -> Any:
 def chardev_change(context: Context, arguments: Mapping[str, Any]) -> Any:
     backend = arguments["backend"]
     return _added(
-        context.machine.chardevs.change(
+        _chardevs(context).change(
             arguments["id"], backend["type"], backend["data"], context.monitor.descriptors.take
         )
     )
@@ -69,19 +75,19 @@ def _added(chardev: Chardev) -> dict[str, Any]:
 
 @commands.handles("chardev-remove")
 def chardev_remove(context: Context, arguments: Mapping[str, Any]) -> Any:
-    context.machine.chardevs.remove(arguments["id"])
+    _chardevs(context).remove(arguments["id"])
     return {}
 
 
 @commands.handles("chardev-send-break")
 def chardev_send_break(context: Context, arguments: Mapping[str, Any]) -> Any:
-    context.machine.chardevs.find(arguments["id"])
+    _chardevs(context).find(arguments["id"])
     return {}
 
 
 @commands.handles("ringbuf-write")
 def ringbuf_write(context: Context, arguments: Mapping[str, Any]) -> Any:
-    ring = context.machine.chardevs.ring(arguments["device"])
+    ring = _chardevs(context).ring(arguments["device"])
     text = arguments["data"]
     if arguments.get("format") == "base64":
         ring.write(_decoded(text))
@@ -92,7 +98,7 @@ def ringbuf_write(context: Context, arguments: Mapping[str, Any]) -> Any:
 
 @commands.handles("ringbuf-read")
 def ringbuf_read(context: Context, arguments: Mapping[str, Any]) -> Any:
-    ring = context.machine.chardevs.ring(arguments["device"])
+    ring = _chardevs(context).ring(arguments["device"])
     if arguments["size"] <= 0:
         raise CommandFailed("size must be greater than zero")
     data = ring.read(arguments["size"])
@@ -117,14 +123,12 @@ def _decoded(text: str) -> bytes:
 
 @commands.handles("query-yank")
 def query_yank(context: Context, arguments: Mapping[str, Any]) -> Any:
-    return [
-        {"type": "chardev", "id": chardev.label} for chardev in context.machine.chardevs.sockets()
-    ]
+    return [{"type": "chardev", "id": chardev.label} for chardev in _chardevs(context).sockets()]
 
 
 @commands.handles("yank")
 def yank(context: Context, arguments: Mapping[str, Any]) -> Any:
-    chardevs = context.machine.chardevs
+    chardevs = _chardevs(context)
     known = {chardev.label for chardev in chardevs.sockets()}
     for instance in arguments["instances"]:
         if instance["type"] != "chardev" or instance["id"] not in known:

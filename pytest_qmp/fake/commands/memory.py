@@ -113,7 +113,7 @@ def _open_target(context: Context, protocol: str) -> int:
 
 
 def _regions(context: Context, arguments: Mapping[str, Any]) -> list[Region]:
-    regions = memory_map(context.machine.options, context.dialect.version)
+    regions = memory_map(context.machine)
     if "length" in arguments:
         # QEMU takes a negative length as a number without sign.
         begin, length = arguments["begin"], arguments["length"] % 2**64
@@ -174,7 +174,7 @@ def _save(path: str, size: int) -> None:
 
 
 def _check_balloon(context: Context) -> None:
-    drivers = (part.driver for part in parts(context.machine.options))
+    drivers = (part.driver for part in parts(context.machine))
     if not any(driver.startswith("virtio-balloon") for driver in drivers):
         raise CommandFailed("No balloon device has been activated", "DeviceNotActive")
 
