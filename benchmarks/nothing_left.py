@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from pytest_qmp import VirtualMachine
-from tests.leftovers import Run
+from tests.leftovers import Run, running
 
 _PROGRAM = """
 from pytest_qmp import VirtualMachine
@@ -86,6 +86,8 @@ def kills(number: int, name: str, seed: int) -> None:
             run.process.send_signal(signal.Signals[name])
             run.process.wait(30)
             left.update(run.left_in_the_end(10).counts)
+            for pid in running(run.value):
+                print("left:", psutil.Process(pid).cmdline())
     print(f"{number} programs got {name} (seed {seed}); {busy} of them had started something")
     for kind, count in left.items():
         print(f"{kind:12} {count:4} left")

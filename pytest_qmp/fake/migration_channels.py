@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from pytest_qmp.keeper import client as keeper
+
 from .migration_address import Address
 from .replies import CommandFailed
 
@@ -243,7 +245,12 @@ def _run(
 ) -> Pipe:
     """Runs a command with one end of a pipe; the other end is the channel."""
     try:
-        process = subprocess.Popen(address.command, stdin=stdin, stdout=stdout)
+        process = subprocess.Popen(
+            address.command,
+            stdin=stdin,
+            stdout=stdout,
+            **keeper.kept(),
+        )
     except OSError as error:
         os.close(ours)
         raise CommandFailed(

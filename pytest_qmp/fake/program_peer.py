@@ -11,6 +11,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 
+from pytest_qmp.keeper import client as keeper
+
 from .conformance import Case, Difference
 
 __all__ = ["ProgramPeer"]
@@ -47,6 +49,7 @@ class ProgramPeer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
+            **keeper.kept(),
         )
 
     def connect(self) -> socket.socket:

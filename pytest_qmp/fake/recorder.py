@@ -8,10 +8,11 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+
+from pytest_qmp.keeper import client as keeper
 
 from .chardev_options import ChardevOptions
 from .command_line import Argument, read_arguments
@@ -44,7 +45,7 @@ def record(command: Sequence[str], writer: RecordingWriter) -> int:
         StartFailed: a monitor can't be where the arguments say, or they have none.
         OSError: the program can't be executed.
     """
-    with tempfile.TemporaryDirectory(prefix="qmp-") as folder:
+    with keeper.folder("qmp-") as folder:
         return _Recorder(command, writer, Path(folder)).run()
 
 
@@ -100,7 +101,7 @@ class _Recorder:
             if options.flag("server"):
                 options.keys["wait"] = "off"
             links.append((open_link(options, lambda text: None), inner))
-        process = subprocess.Popen(argv, close_fds=False)
+        process = subprocess.Popen(argv, close_fds=False, env={**os.environ, **keeper.mark()})
         for number in _PASSED_ON:
             signal.signal(number, lambda number, frame: process.send_signal(number))
         for link, inner in links:

@@ -16,14 +16,19 @@ import sys
 import tempfile
 import threading
 import warnings
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "ENVIRONMENT",
     "end",
+    "folder",
     "forget",
     "keeper_pid",
+    "kept",
+    "lifeline",
     "lost",
     "make_folder",
     "mark",
@@ -51,11 +56,14 @@ class _Link:
             # A test must not wait for a keeper that somebody stopped.
             ours.setblocking(False)
             pidfd = open_pidfd(os.getpid())
-            fds = [other.fileno()]
+            end, self.lifeline = os.pipe()
+            theirs.callback(os.close, end)
+            undo.callback(os.close, self.lifeline)
+            fds = [other.fileno(), end]
             if pidfd is not None:
                 theirs.callback(os.close, pidfd)
                 fds.append(pidfd)
-            numbers = [fds[0], os.getpid(), -1 if pidfd is None else pidfd]
+            numbers = [*fds[:2], os.getpid(), -1 if pidfd is None else pidfd]
             # A session of its own: what a terminal or a CI sends to our group is not for it.
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", _SCRIPT, *map(str, numbers), f"{session}."],
@@ -75,9 +83,16 @@ class _Link:
         else:
             socket.send_fds(self.socket, [data], [fd], _SEND_FLAGS)
 
+    def close(self) -> None:
+        """By which the keeper knows that it is no longer needed. Idempotent."""
+        self.socket.close()
+        if self.lifeline >= 0:
+            os.close(self.lifeline)
+            self.lifeline = -1
+
     def end(self) -> None:
         """Waits until it has cleared up."""
-        self.socket.close()
+        self.close()
         try:
             self.process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -85,13 +100,13 @@ class _Link:
 
     def kill(self) -> None:
         """Ends one that does not do its work."""
-        self.socket.close()
+        self.close()
         self.process.kill()
         self.process.wait()
 
     def disown(self) -> None:
         """In a fork: it is the parent's, who alone can wait for it."""
-        self.socket.close()
+        self.close()
         self.process.returncode = 0
 
 
@@ -176,6 +191,21 @@ def mark() -> dict[str, str]:
         return {name: value}
 
 
+def lifeline() -> list[int]:
+    """The descriptor, if there is one, that a process which is to be watched over inherits.
+
+    The keeper sees its end once nobody has it any more: not this process, nor one that was forked
+    from it a moment ago and does not yet bear the mark, nor one that does.
+    """
+    with _keeper.lock:
+        return [_keeper.link.lifeline] if _keeper.link is not None else []
+
+
+def kept() -> dict[str, Any]:
+    """What to call ``subprocess`` with, for a process that is waited for at once."""
+    return {"env": {**os.environ, **mark()}, "pass_fds": lifeline()}
+
+
 def lost(given: dict[str, str]) -> list[int]:
     """The processes that were started with what ``mark()`` gave."""
     from pytest_qmp.keeper.process import marked
@@ -233,6 +263,16 @@ def remove_folder(path: str) -> None:
     with suppress(FileNotFoundError):
         shutil.rmtree(path)
     _forget_path(path)
+
+
+@contextmanager
+def folder(prefix: str) -> Iterator[str]:
+    """A folder for temporary files, for the length of a block; see ``make_folder``."""
+    path = make_folder(prefix)
+    try:
+        yield path
+    finally:
+        remove_folder(path)
 
 
 def _forget_path(path: str) -> None:

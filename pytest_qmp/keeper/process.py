@@ -1,8 +1,8 @@
 """The keeper's own process: waits for the end of the one that started it, then clears up after it.
 
-A script that needs the standard library alone: ``process.py SOCKET PARENT PIDFD MARK``. On the
-socket come lines: ``+run PID 1`` (with a pidfd) or ``+run PID 0``, ``-run PID``, ``+path HEX``,
-``-path HEX``.
+A script that needs the standard library alone: ``process.py SOCKET LIFELINE PARENT PIDFD MARK``.
+On the socket come lines: ``+run PID 1`` (with a pidfd) or ``+run PID 0``, ``-run PID``,
+``+path HEX``, ``-path HEX``. On the lifeline comes nothing but its end.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ def _is_marked(pid: int, mark: str) -> bool:
 
 
 class _Keeper:
-    def __init__(self, link: socket.socket, parent: int, pidfd: int, mark: str) -> None:
+    def __init__(
+        self, link: socket.socket, lifeline: int, parent: int, pidfd: int, mark: str
+    ) -> None:
         self._link = link
+        self._lifeline = lifeline
         self._parent = parent
         self._pidfd = pidfd
         self._mark = mark
@@ -120,8 +123,9 @@ class _Keeper:
         now = time.monotonic()
         grace, limit = now + _GRACE_SECONDS, now + _KILL_SECONDS
         while True:
-            # Looked at before the search: what is started later was seen by nobody else.
-            alone = not self._linked or time.monotonic() > grace
+            # Looked at before the search, so that nobody can escape between the two. A fork of
+            # the parent may hold the line for ever.
+            alone = _has_ended(self._lifeline) or time.monotonic() > grace
             left = self._kill()
             if (alone and not left) or time.monotonic() > limit:
                 break
@@ -134,11 +138,7 @@ class _Keeper:
         for pidfd in self._running.values():
             if pidfd >= 0:
                 poll.register(pidfd, select.POLLIN)
-        if self._linked:
-            poll.register(self._link, select.POLLIN)
         poll.poll(_LOOK_MILLISECONDS)
-        if self._linked:
-            self._read()
 
     def _kill(self) -> bool:
         """Sends SIGKILL to all that is left; False if that is nothing."""
@@ -150,7 +150,7 @@ class _Keeper:
         try:
             if pidfd >= 0:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                alive = not _ended(pidfd)
+                alive = not _has_ended(pidfd)
             else:
                 # Each leads a session of its own: another process of that number hardly would.
                 alive = os.getsid(pid) == pid
@@ -182,9 +182,10 @@ def _kill_if_marked(pid: int, mark: str) -> bool:
         os.close(pidfd)
 
 
-def _ended(pidfd: int) -> bool:
+def _has_ended(fd: int) -> bool:
+    """Whether a process has ended, or nobody holds the other end of a pipe."""
     poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
+    poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
 
 
@@ -209,11 +210,11 @@ def serve(arguments: list[str]) -> None:
     """Keeps, clears up, and returns.
 
     Args:
-        arguments: the number of the socket's descriptor, the parent's process, the number of a
-            descriptor of that (-1 if there is none), and the mark.
+        arguments: the numbers of the descriptors of the socket and of the lifeline, the parent's
+            process, the number of a descriptor of that (-1 if there is none), and the mark.
     """
-    link, parent, pidfd = map(int, arguments[:3])
-    keeper = _Keeper(socket.socket(fileno=link), parent, pidfd, arguments[3])
+    link, lifeline, parent, pidfd = map(int, arguments[:4])
+    keeper = _Keeper(socket.socket(fileno=link), lifeline, parent, pidfd, arguments[4])
     keeper.wait()
     keeper.clear_up()
 

@@ -123,7 +123,7 @@ def qemu_version(qemu: str) -> str:
             text=True,
             timeout=20,
             check=False,
-            env={**os.environ, **keeper.mark()},
+            **keeper.kept(),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise VMError(f"can't ask {qemu} for its version: {error}") from error
@@ -231,8 +231,7 @@ def _probe_kvm(qemu: str) -> str:
     rom = bytearray(b"\xf4" * 65536)
     rom[: len(_PROBE_CODE)] = _PROBE_CODE
     rom[0xFFF0:0xFFF5] = b"\xea\x00\x00\x00\xf0"  # the reset vector: jump to F000:0000
-    folder = keeper.make_folder("pytest-qmp-probe-")
-    try:
+    with keeper.folder("pytest-qmp-probe-") as folder:
         image = Path(folder, "probe.bin")
         image.write_bytes(rom)
         argv = [qemu, "-accel", "kvm", "-M", "pc", "-m", "1", "-nodefaults", "-no-user-config"]
@@ -245,14 +244,12 @@ def _probe_kvm(qemu: str) -> str:
                 text=True,
                 timeout=_PROBE_SECONDS,
                 check=False,
-                env={**os.environ, **keeper.mark()},
+                **keeper.kept(),
             )
         except subprocess.TimeoutExpired:
             return _HANGS
         except OSError as error:
             raise QMPError(f"can't run {qemu} to try KVM: {error}") from error
-    finally:
-        keeper.remove_folder(folder)
     if done.returncode == _PROBE_EXIT << 1 | 1:
         return ""
     said = done.stderr.strip().splitlines()

@@ -110,7 +110,7 @@ class QEMUProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                pass_fds=fds,
+                pass_fds=[*fds, *keeper.lifeline()],
                 env={**os.environ, **self._config.env, **mark},
                 start_new_session=True,
             )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_qmp.errors import QEMUNotFoundError, QMPError, VMError
+from pytest_qmp.keeper import client as keeper
 from pytest_qmp.vm.host import MORE_PLACES, arch_of_binary, find_qemu, qemu_version
 
 __all__ = [
@@ -116,6 +117,7 @@ def _listed(qemu: str, *arguments: str) -> list[tuple[str, str]]:
             errors="replace",
             timeout=_ASK_SECONDS,
             check=False,
+            **keeper.kept(),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise VMError(f"can't ask {' '.join(command)}: {error}") from error
