@@ -9,7 +9,7 @@ from typing import Any
 from .block import BlockLayer
 from .replies import CommandFailed
 
-__all__ = ["attach_device"]
+__all__ = ["attach_device", "property_owner"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ _USES = {
     "floppy": _Use(removable=True, grows=False),
     "usb-storage": _Use(),
 }
+
+
+def property_owner(driver: str) -> str | None:
+    """The type that a device's property ``drive`` belongs to; None for a type of no disks."""
+    use = _USES.get(driver)
+    return None if use is None else use.owner or driver
 
 
 def attach_device(

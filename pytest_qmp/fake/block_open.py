@@ -154,8 +154,14 @@ class Opener:
 
     def _child(self, options: Mapping[str, Any], reference: Any) -> Node:
         if isinstance(reference, str):
-            return self._graph.need(reference)
+            return self._named(reference)
         return self._open(_inherit(reference, options))
+
+    def _named(self, name: str) -> Node:
+        """The node of a ``-drive``, or of that name itself."""
+        backend = self._backend_names().get(name)
+        found: Node | None = backend.node if backend is not None else None
+        return found or self._graph.need(name)
 
     def _link(self, node: Node, child: Node, name: str, how: str) -> None:
         node.facts.setdefault("perms", {})[name] = how
@@ -205,7 +211,7 @@ class Opener:
     def _open_backing(self, node: Node, options: Mapping[str, Any], reference: Any) -> None:
         try:
             if isinstance(reference, str):
-                backing = self._graph.need(reference)
+                backing = self._named(reference)
             else:
                 inherited = {"read-only": True, "auto-read-only": False}
                 if "cache" in options:

@@ -22,6 +22,7 @@ __all__ = ["start_block_devices"]
 _TRUE = frozenset({"on", "yes", "true", "y"})
 #: Short options of a disk, and the index of their drive.
 _DISKS = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3, "cdrom": 2}
+_UNATTACHED = "/machine/unattached/device"
 _CACHES = {
     "none": {"direct": True},
     "writeback": {},
@@ -137,6 +138,35 @@ def _add_drive(block: BlockLayer, argument: Argument, options: Options) -> None:
         node.facts["probed"] = "format" not in keys and node.driver == "raw"
         block.backends.use(backend, node)
     block.backends.all.append(backend)
+    if interface == "ide":
+        _attach_ide(block, name, options.machine, cdrom=cdrom)
+
+
+def _attach_ide(block: BlockLayer, name: str, machine: str, *, cdrom: bool) -> None:
+    """The machine makes a disk of its own for the drive."""
+    first = next((n for kind, n in _first_disks(block).items() if kind in machine), None)
+    if first is None:
+        return
+    number = first + sum(
+        1 for b in block.backends.all if (b.qom_path or "").startswith(_UNATTACHED)
+    )
+    block.attach(
+        name,
+        None,
+        f"{_UNATTACHED}[{number}]",
+        removable=cdrom,
+        tray=cdrom,
+        reads_only=cdrom,
+        allows_read_only=False,
+        grows=not cdrom,
+    )
+
+
+def _first_disks(block: BlockLayer) -> dict[str, int]:
+    """The number of the first IDE disk among a machine's own devices, without any other."""
+    if block.dialect.version < (8, 0, 0):
+        return {"q35": 16, "pc": 18}
+    return {"q35": 13, "pc": 4}
 
 
 def _with_file(desc: str, keys: Mapping[str, str]) -> str:

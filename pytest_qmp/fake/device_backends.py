@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .block_devices import attach_device
+from .block_devices import attach_device, property_owner
 from .qom_tree import Node
 from .replies import CommandFailed
 
@@ -46,6 +46,7 @@ class Backends:
         elif description.startswith("Node name") and value:
             block = self._machine.block
             if value not in block.backends.by_drive and block.graph.find(value) is None:
+                owner = property_owner(driver) or owner
                 raise CommandFailed(f"Property '{owner}.{name}' can't find value '{value}'")
 
     def _check_chardev(self, name: str, label: str) -> None:

@@ -97,6 +97,7 @@ class Machine:
         """Gives back what the machine has open; it is safe to call again."""
         self.migration.close()
         self.chardevs.close()
+        self.block.exports.close()
         self.descriptors.close()
 
     def _has_device(self, name: str) -> bool:

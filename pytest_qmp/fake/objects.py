@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .facts import failed, load_facts
+from .identifiers import is_identifier
 from .options import Options, parse_value
 from .property_values import take, take_text
 from .qom import ObjectTree
 from .qom_tree import Node, Row, build, new_container
 from .replies import CommandFailed
+from .throttling import throttle_limits
 from .versions import Dialect
 
-__all__ = ["Objects", "is_identifier"]
+__all__ = ["Objects"]
 
 _DUT = "/objects/dut"
 #: A thread is a number that nothing looks behind.
 _FIRST_THREAD = 4096
 _LARGEST = 2**63 - 1
-
-
-def is_identifier(text: str) -> bool:
-    """Whether QEMU takes a text for an id."""
-    return re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", text, re.ASCII) is not None
 
 
 class Objects:
@@ -142,11 +138,15 @@ class Objects:
 
         if "tree" in facts:
             node = build(facts["tree"], _DUT, name, rename)
+            for child in [c for c in node.children.values() if c.name.startswith("dut[")]:
+                node.rename(child, name + child.name[3:])
         else:
             refused = failed(facts.get("bare"))
             if refused is not None and not given:
                 raise CommandFailed(refused[1] or f"cannot create '{kind}'", refused[0])
             node = self._from_class(kind, name)
+        if kind == "throttle-group":
+            given = {**given, "limits": throttle_limits(given.get("limits", {}))}
         for key, value in given.items():
             self._give(node, key, value)
         return node

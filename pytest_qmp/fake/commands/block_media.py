@@ -188,8 +188,10 @@ def block_set_io_throttle(context: Context, arguments: Mapping[str, Any]) -> Any
     shown: dict[str, Any] = {key: limits[key] for key in _THROTTLED}
     for key in _THROTTLED:
         if limits[key]:
-            shown[f"{key}_max"] = limits.get(f"{key}_max", 0) or limits[key] // 10
-            shown[f"{key}_max_length"] = limits.get(f"{key}_max_length", 1)
+            most = limits.get(f"{key}_max", 0)
+            if most:
+                shown[f"{key}_max"] = most
+                shown[f"{key}_max_length"] = limits.get(f"{key}_max_length", 1)
     if limits.get("iops_size"):
         shown["iops_size"] = limits["iops_size"]
     shown["group"] = arguments.get("group") or backend.name
@@ -210,7 +212,8 @@ def block_latency_histogram_set(context: Context, arguments: Mapping[str, Any]) 
         if bounds is None:
             continue
         if not bounds or any(low >= high for low, high in zip([0, *bounds], bounds, strict=False)):
-            raise CommandFailed(f"Device '{arguments['id']}' set {kind} boundaries fail")
+            what = key.removeprefix("boundaries-")
+            raise CommandFailed(f"Device '{arguments['id']}' set {what} boundaries fail")
         backend.histograms[f"{kind}_latency_histogram"] = {
             "boundaries": list(bounds),
             "bins": [0] * (len(bounds) + 1),
