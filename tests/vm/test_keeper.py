@@ -412,11 +412,12 @@ def test_the_end_of_a_program_is_the_end_of_all(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_just_becoming_a_qemu_is_waited_for(tmp_path: Path) -> None:
-    # Between fork and exec it has closed what QEMU shall not inherit, and does not yet bear the mark.
+    # Between fork and exec it has closed what QEMU shall not inherit, and bears no mark yet; here
+    # that takes it a while.
     source = """
 mark = keeper.mark()
-becoming = "read go; PYTEST_QMP_KEEPER=" + mark["PYTEST_QMP_KEEPER"] + " exec sleep 600"
-subprocess.Popen(["sh", "-c", becoming], stdin=subprocess.PIPE, pass_fds=keeper.lifeline())
+becoming = "sleep 0.5; PYTEST_QMP_KEEPER=" + mark["PYTEST_QMP_KEEPER"] + " exec sleep 600"
+subprocess.Popen(["sh", "-c", becoming], pass_fds=keeper.lifeline())
 os.kill(os.getpid(), signal.SIGKILL)
 """
     with script(tmp_path, source) as run:
