@@ -34,17 +34,24 @@ class Attachments(ABC):
                     channel.outgoing.clear()
                 return channel
 
-            self._links.serve(link, join)
+            self._serve(link, join)
 
     def attach_console(self, link: Link) -> None:
         """The first serial port on an open character device."""
         with self._reactor.change():
-            self._links.serve(link, self._add_console)
+            self._serve(link, self._add_console)
 
     def attach_nothing(self, link: Link) -> None:
         """An open character device that nobody listens to: what comes is dropped."""
         with self._reactor.change():
-            self._links.serve(link, lambda sock: self._reactor.add(sock, lambda data: None))
+            self._serve(link, lambda sock: self._reactor.add(sock, lambda data: None))
+
+    def _serve(self, link: Link, join: Callable[[socket.socket], Channel | None]) -> None:
+        def connection() -> socket.socket | None:
+            return None if link.channel is None else link.channel.sock
+
+        self._core.machine.chardevs.opened(link.options.id, connection, link.terminal)
+        self._links.serve(link, join)
 
     def take_warnings(self, warn: Callable[[str], None]) -> None:
         """Gives what QEMU would write to its standard error to ``warn``."""

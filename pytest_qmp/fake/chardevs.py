@@ -149,11 +149,27 @@ class Chardevs:
                 chardev.users.remove(user)
                 chardev.is_open = bool(chardev.users)
 
-    def connected(self, label: str, connection: Callable[[], socket.socket | None]) -> None:
-        """Says how to find out who is at the other end of a device of the command line."""
+    def opened(
+        self,
+        label: str,
+        connection: Callable[[], socket.socket | None],
+        terminal: str | None = None,
+    ) -> None:
+        """Somebody else has opened a device of the command line.
+
+        Args:
+            label: its name.
+            connection: says who is at the other end of a socket.
+            terminal: the path of a pseudo-terminal.
+        """
         chardev = self._all.get(label)
-        if chardev is not None and isinstance(chardev.backend, _LineBackend):
+        if chardev is None:
+            return
+        if isinstance(chardev.backend, _LineBackend):
             chardev.backend.connection = connection
+        elif terminal is not None:
+            chardev.backend.close()
+            chardev.backend = Backend(f"pty:{terminal}")
 
     def add(
         self,

@@ -34,6 +34,7 @@ class Link:
     Attributes:
         listener: where clients come from, None for other kinds.
         waiting: a connected socket that nothing is attached to yet.
+        terminal: the path of a pseudo-terminal, None for other kinds.
         greeted: whoever is there has been greeted.
         channel: the connection that is served.
         join: makes a channel of a connected socket; set by what uses the device.
@@ -43,6 +44,7 @@ class Link:
         self.options = options
         self.listener: socket.socket | None = None
         self.waiting: socket.socket | None = None
+        self.terminal: str | None = None
         self.greeted = False
         self.channel: Channel | None = None
         self.join: Callable[[socket.socket], Channel | None] | None = None
@@ -279,7 +281,8 @@ def open_link(options: ChardevOptions, announce: Callable[[str], None]) -> Link:
         master, slave = pty.openpty()
         tty.setraw(slave)
         link.bridge(master, master)
-        announce(f"char device redirected to {os.ttyname(slave)} (label {options.id})")
+        link.terminal = os.ttyname(slave)
+        announce(f"char device redirected to {link.terminal} (label {options.id})")
     else:
         # Nobody is at the other end, and what is sent there is lost.
         link.bridge(None, os.open(os.devnull, os.O_WRONLY))

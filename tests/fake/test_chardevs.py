@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,3 +134,33 @@ def test_the_monitors_own_path(server: FakeQMPServer) -> None:
     client = LineClient(sock)
     assert listed(client)["compat_monitor0"] == (f"unix:{server.address},server=on", True)
     client.close()
+
+
+def test_the_program_tells_who_is_connected(tmp_path: Path) -> None:
+    paths = {name: str(tmp_path / name) for name in ("qmp", "serial")}
+    command = [sys.executable, "-m", "pytest_qmp", "fake", "-nodefaults", "-serial", "pty"]
+    command += ["-serial", f"unix:{paths['serial']},server=on,wait=off"]
+    command += ["-qmp", f"unix:{paths['qmp']},server=on,wait=off"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        announced = program.stdout.readline().split()[4]
+        while not os.path.exists(paths["qmp"]):
+            assert program.poll() is None
+            time.sleep(0.01)
+        client = LineClient(connected_to(paths["qmp"]))
+        console = connected_to(paths["serial"])
+        shown = listed(client)
+        assert shown["serial0"] == (f"pty:{announced}", True)
+        assert shown["compat_monitor0"] == (f"unix:{paths['qmp']},server=on", True)
+        while listed(client)["serial1"] != (f"unix:{paths['serial']},server=on", True):
+            time.sleep(0.01)
+        client.execute("quit")
+        console.close()
+        client.close()
+
+
+def connected_to(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(10)
+    sock.connect(path)
+    return sock
