@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_qmp.text import printable
+
 __all__ = [
     "FakeQMPServerError",
     "NeedsRealGuestError",
@@ -97,7 +99,8 @@ class QMPCommandError(QMPError):
         asked = f"{self.who} refused {repr(self.command) if self.command else 'a command'}"
         if self.arguments:
             asked += f" with {_short(self.arguments)}"
-        text = f"{asked}: {self.error_class}: {self.desc}"
+        # A guest agent's words are the guest's.
+        text = f"{asked}: {printable(f'{self.error_class}: {self.desc}')}"
         return f"{text}\n{self.hint}" if self.hint else text
 
 

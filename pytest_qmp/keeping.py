@@ -44,9 +44,11 @@ def keep(item: pytest.Item, report: pytest.TestReport) -> None:
     wanted = settings_of(item.config).keep == "always" and report.when == "call"
     if not (report.failed or wanted):
         return
-    first = (report.longreprtext.strip().splitlines() or [report.outcome])[-1]
+    # As the short summary of the run tells it.
+    crash = getattr(report.longrepr, "reprcrash", None)
+    told = str(getattr(crash, "message", "") or report.longreprtext or report.outcome)
     try:
-        place = write(item, f"{report.when}: {first}" if report.failed else report.outcome)
+        place = write(item, f"{report.when}: {told.strip()}")
     except OSError as error:
         report.sections.append(("qmp: no bundle could be written", str(error)))
         return

@@ -119,8 +119,10 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     from pytest_qmp.errors import QMPError
     from pytest_qmp.launch import outcome, require_early
     from pytest_qmp.sharing import share_probes
+    from pytest_qmp.time_limits import apply_scale
 
     settings = settings_of(item.config)
+    apply_scale(settings)
     share_probes(item.config)
     try:
         require_early(item, settings)

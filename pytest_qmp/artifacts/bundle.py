@@ -30,7 +30,7 @@ def bundle_name(test: str) -> str:
     """The name of a test's folder: readable, and no other test's.
 
     >>> bundle_name("tests/test_boot.py::test_it[q35-1/2]")
-    'tests-test_boot.py-test_it-q35-1-2-7ccb5b48'
+    'tests-test_boot.py-test_it-q35-1-2-ee110c46'
     """
     readable = re.sub(r"[^\w.]+", "-", test, flags=re.ASCII).strip("-.")[:_NAME_LENGTH]
     return f"{readable}-{zlib.crc32(test.encode()):08x}"
