@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import os
 import subprocess
 import sys
 import time
@@ -210,3 +211,27 @@ def test_qemu_qmp_accepts_the_program(tmp_path: Path, version: str) -> None:
         process.wait()
         with contextlib.suppress(EOFError):
             client.close()
+
+
+# -- libvirt ---------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_libvirt(version: str) -> None:
+    script = ROOT / "scripts" / "libvirt-on-the-fake"
+    if not (ROOT / ".cache" / "libvirt" / ".complete").exists():
+        pytest.skip(f"libvirt is not unpacked here: {script} does that, as root")
+    done = subprocess.run(
+        [script, version],
+        env={**os.environ, "PYTHON": sys.executable},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stdout
