@@ -38,6 +38,7 @@ _BUS_OF = {
 _ROOM = {"virtio-bus": 1, "IDE": 2, "floppy-bus": 2, "ccid-bus": 1, "sd-bus": 1}
 _CHILD = re.compile(r"child\[(\d+)\]")
 _SLOTS = 32
+_MAIN = "/machine/unattached/sysbus"
 
 
 class Buses:
@@ -80,7 +81,14 @@ class Buses:
 
     def hotpluggable(self, bus: Node) -> bool:
         """Whether devices come and go on a bus while the machine is there."""
+        if self._tree.types.is_a(bus.kind, "PCIE") and not self._is_behind_port(bus):
+            # Since QEMU 11 the root has a handler, which refuses all the same.
+            return False
         return bool(bus.value("hotplug-handler"))
+
+    def name(self, bus: Node) -> str:
+        """What errors call a bus."""
+        return "main-system-bus" if bus.path == _MAIN else bus.name
 
     def is_full(self, bus: Node) -> bool:
         """Whether a bus takes no more devices."""
@@ -174,10 +182,10 @@ class Buses:
         return device.name if named else "(null)"
 
     def _main(self) -> Node:
-        return self._tree.at("/machine/unattached/sysbus")
+        return self._tree.at(_MAIN)
 
     def _search(self, bus: Node, name: str | None, kind: str | None) -> Node | None:
-        matches = (name is None or bus.name == name) and (
+        matches = (name is None or self.name(bus) == name) and (
             kind is None or self._tree.types.is_a(bus.kind, kind)
         )
         if matches and not self.is_full(bus):

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from .device_backends import Backends
 from .device_buses import Buses
+from .device_places import Places
 from .device_values import given_values
 from .emitter import hash_ordered
 from .facts import failed, load_facts
-from .objects import is_identifier
+from .identifiers import is_identifier
+from .memory_devices import MemorySlots
 from .options import parse_value
 from .property_values import as_text
 from .qom_tree import Node, build, not_found
-from .replies import CommandFailed
+from .replies import CommandFailed, NotModelled
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -49,7 +51,9 @@ class Devices:
         self._version = machine.dialect.version
         self._buses: Buses | None = None
         self._backends = Backends(machine)
+        self._memory = MemorySlots(machine)
         self._leaving: dict[str, bool] = {}
+        self._asked_by_acpi: dict[str, bool] = {}
         self._anonymous = 0
         self._named_buses: dict[str, int] = {}
         self._started = False
@@ -58,7 +62,9 @@ class Devices:
     def buses(self) -> Buses:
         """The buses; the devices of the command line are made when they are first asked for."""
         if self._buses is None:
-            self._buses = Buses(self._machine.objects.tree, self._version)
+            tree = self._machine.objects.tree
+            self._buses = Buses(tree, self._version)
+            self._places = Places(tree.types, self._buses)
         return self._buses
 
     def start(self) -> None:
@@ -94,14 +100,14 @@ class Devices:
             raise CommandFailed(f"Device {name} is already in the process of unplug")
         bus = self.buses.of(device)
         if bus is not None and not self.buses.hotpluggable(bus):
-            raise CommandFailed(f"Bus '{bus.name}' does not support hotplugging")
+            raise CommandFailed(f"Bus '{self.buses.name(bus)}' does not support hotplugging")
         if device.value("hotpluggable") is False:
             raise CommandFailed(f"Device '{device.kind}' does not support hotplugging")
-        if device.value("core-id") is not None and device.parent is not None:
-            if device.parent.name == "unattached":
-                raise CommandFailed("Boot CPU is unpluggable")
-            return
         if bus is None:
+            if self._is_a(device.kind, "cpu"):
+                raise CommandFailed("Boot CPU is unpluggable")
+            # Memory: the guest is asked each time, and a reset does not take it away.
+            self._asked_by_acpi[path] = True
             return
         handler = self._machine.objects.tree.lookup(str(bus.value("hotplug-handler")))
         kind = handler.kind if isinstance(handler, Node) else ""
@@ -117,31 +123,50 @@ class Devices:
 
     def leaving(self) -> list[str]:
         """The paths of devices that the guest was asked to let go, in order."""
-        return list(self._leaving)
+        return [*self._leaving, *self._asked_by_acpi]
 
     def accept(self, name: str) -> bool:
         """The guest lets a device go; False if it was not asked to."""
         path = self._path_of(name)
-        if path not in self._leaving:
+        if not self.is_leaving(name):
             return False
         self.unplug(self._machine.objects.tree.at(path))
         return True
 
     def is_leaving(self, name: str) -> bool:
         """Whether the guest was asked to let a device go."""
-        return self._path_of(name) in self._leaving
+        return self._path_of(name) in (*self._leaving, *self._asked_by_acpi)
 
     def keep(self, name: str) -> None:
         """The guest does not let a device go; a new request is needed."""
         self._leaving.pop(self._path_of(name), None)
+        self._asked_by_acpi.pop(self._path_of(name), None)
 
     def reset(self) -> None:
         """The machine is reset: what was to go goes."""
-        for path in self.leaving():
+        for path in list(self._leaving):
             found = self._machine.objects.tree.lookup(path)
             if isinstance(found, Node):
                 self.unplug(found)
         self._leaving.clear()
+
+    def pci_entries(self) -> list[dict[str, Any]]:
+        """What ``query-pci`` says of the devices on the first bus that the user added."""
+        entries = []
+        devices = load_facts(self._machine.dialect.name, "devices")
+        for holder in ("peripheral", "peripheral-anon"):
+            for node in self._container(holder).children.values():
+                facts = devices.get(node.kind, {})
+                known = [facts.get(way, {}).get("pci") for way in ("hot", "cold")]
+                entry = next((one for one in known if one), None)
+                bus = self.buses.of(node)
+                if entry is None or bus is None or bus.name not in ("pci.0", "pcie.0"):
+                    continue
+                place = node.value("addr")
+                name = node.name if holder == "peripheral" else ""
+                changed = {"slot": place >> 3, "function": place & 7, "qdev_id": name}
+                entries.append({key: changed.get(key, value) for key, value in entry.items()})
+        return entries
 
     def unplug(self, device: Node) -> None:
         """A device goes, with all that is on its buses; events tell of it after the reply."""
@@ -154,6 +179,7 @@ class Devices:
         anonymous = device.parent is not None and device.parent.name == "peripheral-anon"
         gone_last = (device.path, None if anonymous else device.name)
         self._leaving.pop(device.path, None)
+        self._asked_by_acpi.pop(device.path, None)
         self.buses.detach(device)
         self._backends.detach(device)
         if device.parent is not None:
@@ -173,11 +199,8 @@ class Devices:
         driver, facts = self._class(driver, hotplugged)
         path = given.pop("bus", None)
         bus = self.buses.choose(driver, path if isinstance(path, str) else None)
-        if hotplugged and bus is not None and not self.buses.hotpluggable(bus):
-            raise CommandFailed(f"Bus '{bus.name}' does not support hotplugging")
-        refused = failed(facts.get("hot", {}).get("bare")) if hotplugged else None
-        if refused and re.search(r"^Device '.*(hotplugg|can not be)", refused[1]):
-            raise CommandFailed(refused[1], refused[0])
+        if hotplugged:
+            self._check_hotplug(bus, facts)
         name = given.pop("id", None)
         name = name if isinstance(name, str) else None
         self._check_id(name)
@@ -191,6 +214,17 @@ class Devices:
         self._realize(node, facts, values, bus, name, hotplugged)
         return node
 
+    def _check_hotplug(self, bus: Node | None, facts: Mapping[str, Any]) -> None:
+        """CommandFailed if the bus, or the device, is there from the start or not at all."""
+        refused = failed(facts.get("hot", {}).get("bare"))
+        device = re.match(r"Device '.*(hotplugg|can not be)", refused[1]) if refused else None
+        if device and refused and self._version >= (10, 0, 0):
+            raise CommandFailed(refused[1], refused[0])
+        if bus is not None and not self.buses.hotpluggable(bus):
+            raise CommandFailed(f"Bus '{self.buses.name(bus)}' does not support hotplugging")
+        if device and refused:
+            raise CommandFailed(refused[1], refused[0])
+
     def _class(self, name: str, hotplugged: bool) -> tuple[str, dict[str, Any]]:
         types = self._machine.objects.tree.types
         driver = name
@@ -200,11 +234,19 @@ class Devices:
             raise CommandFailed(f"'{name}' is not a valid device model name")
         if types.is_abstract(driver):
             raise CommandFailed("Parameter 'driver' expects a non-abstract device type")
+        if types.is_a(driver, "cpu"):
+            self._refuse_cpu(driver, hotplugged)
         facts = load_facts(self._machine.dialect.name, "devices").get(driver, {})
         refused = failed(facts.get("hot", {}).get("bare")) if hotplugged else None
         if refused and refused[1].startswith("Parameter 'driver' expects"):
             raise CommandFailed(refused[1], refused[0])
         return driver, facts
+
+    def _refuse_cpu(self, driver: str, hotplugged: bool) -> None:
+        cpus = self._machine.objects.tree.facts["queries"]["query-hotpluggable-cpus"]
+        if not isinstance(cpus, list) or not cpus:
+            raise CommandFailed(f"Device '{driver}' can not be hotplugged on this machine")
+        raise NotModelled("CPUs that are plugged in")
 
     def _check_id(self, name: str | None) -> None:
         if name is None:
@@ -257,24 +299,22 @@ class Devices:
             node = build(recorded, _DUT, shown, rename)
             self._name_buses(node, name)
         else:
-            node = Node(shown, driver)
+            node = self._machine.objects.tree.from_class(driver, shown)
         node.set_value("hotplugged", hotplugged)
         for key, value in values.items():
             node.set_value(key, value)
         return node
 
     def _name_buses(self, node: Node, name: str | None) -> None:
-        for child in [c for c in node.children.values() if c.name.startswith("dut.")]:
+        for child in [c for c in node.walk() if c.name == "dut" or c.name.startswith("dut.")]:
             if name is not None:
-                fresh = f"{name}.{child.name[4:]}"
+                fresh = name + child.name[3:]
             else:
                 kind = child.kind.lower()
                 number = self._named_buses.get(kind, 0)
                 self._named_buses[kind] = number + 1
                 fresh = f"{kind}.{number}"
-            node.order[node.order.index(child.name)] = fresh
-            node.children[fresh] = node.children.pop(child.name)
-            child.name = fresh
+            (child.parent or node).rename(child, fresh)
 
     def _realize(
         self,
@@ -292,6 +332,9 @@ class Devices:
             node.set_value("legacy-addr", f"{place >> 3:02x}.{place & 7:x}")
         found = facts.get("hot", {})
         refused = failed(found.get("bare"))
+        if self._is_a(node.kind, "pc-dimm"):
+            refused = None
+            self._memory.check(values)
         if refused is not None and "tree" in found:
             if not set(found.get("with", ())) <= values.keys():
                 raise CommandFailed(refused[1] or f"{node.kind} can't be made", refused[0])
@@ -303,12 +346,31 @@ class Devices:
         node.parent = holder
         self._backends.attach(node, values, name)
         if bus is not None:
-            self._backends.place(node, bus, self.buses.devices(bus), values)
+            self._places.take(node, bus, values)
+        if self._is_a(node.kind, "pc-dimm"):
+            self._memory.plug(node, values)
+        self._adopt_buses(node)
         if name is None:
             self._anonymous += 1
         holder.add_child(node)
         if bus is not None:
             self.buses.attach(bus, node)
+
+    def _adopt_buses(self, node: Node) -> None:
+        """Says who handles plugging on the buses of a bridge, which depends on the machine."""
+        tree = self._machine.objects.tree
+        if not self._is_a(node.kind, "pcie-port") or not self._acpi_bridges():
+            return
+        chipset = tree.lookup("/machine/q35/pcie.0/child[1]")
+        for bus in self.buses.child_buses(node):
+            if node.value("hotplug") is False:
+                bus.set_value("hotplug-handler", "")
+            elif isinstance(chipset, Node) and bus.value("hotplug-handler"):
+                bus.set_value("hotplug-handler", chipset.path)
+
+    def _acpi_bridges(self) -> bool:
+        options = [text for option, text in self._machine.options.pairs if option == "global"]
+        return not any("acpi-pci-hotplug-with-bridge-support=off" in text for text in options)
 
     def _start_one(self, text: str) -> None:
         try:
@@ -320,6 +382,9 @@ class Devices:
 
     def _find(self, name: str) -> Node:
         tree = self._machine.objects.tree
+        what = "a device" if self._version >= (10, 0, 0) else "a hotpluggable device"
+        if not name:
+            raise CommandFailed(f" is not {what}")
         if not name.startswith("/"):
             device = self._container("peripheral").children.get(name)
             if device is None:
@@ -329,7 +394,6 @@ class Devices:
         if not isinstance(found, Node):
             raise not_found(name)
         if not self._is_a(found.kind, "device"):
-            what = "a device" if self._version >= (11, 0, 0) else "a hotpluggable device"
             raise CommandFailed(f"{name} is not {what}")
         return found
 

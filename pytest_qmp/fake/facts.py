@@ -56,6 +56,12 @@ class TypeFacts:
         self._facts = facts
         self.all: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in facts["types"]}
         self._properties: list[dict[str, Any]] = facts["properties"]
+        # Recorded are all that implement a type, also those that inherit it.
+        self._implementers = {
+            name: frozenset(found)
+            for name, found in facts["implementers"].items()
+            if isinstance(found, list)
+        }
 
     def is_abstract(self, name: str) -> bool:
         """Whether there are no objects of just that type."""
@@ -63,13 +69,12 @@ class TypeFacts:
 
     def is_a(self, name: str, ancestor: str) -> bool:
         """Whether a type is another one, descends from it or implements it."""
-        implementers = self._facts["implementers"].get(ancestor, ())
         current: str | None = name
         while current is not None:
-            if current == ancestor or current in implementers:
+            if current == ancestor:
                 return True
             current = self.all.get(current, {}).get("parent")
-        return False
+        return name in self._implementers.get(ancestor, ())
 
     def listed(self, command: str, name: str) -> Any:
         """What ``device-list-properties`` or ``qom-list-properties`` says of a type."""

@@ -127,6 +127,38 @@ class FakeGuest:
                 )
             self._machine.suspend()
 
+    def accept_unplug(self, device: str) -> None:
+        """Lets a device go that ``device_del`` asked it for: DEVICE_DELETED follows.
+
+        Args:
+            device: its id, or its path in QOM.
+        """
+        with self._change():
+            self._needs_running("let a device go")
+            if not self._machine.devices.accept(device):
+                raise self._not_asked(device)
+
+    def refuse_unplug(self, device: str) -> None:
+        """Does not let a device go: a new ``device_del`` is needed.
+
+        No QEMU for x86 tells of that for a PCI device, so no event follows.
+
+        Args:
+            device: its id, or its path in QOM.
+        """
+        with self._change():
+            self._needs_running("keep a device")
+            if not self._machine.devices.is_leaving(device):
+                raise self._not_asked(device)
+            self._machine.devices.keep(device)
+
+    def _not_asked(self, device: str) -> FakeQMPServerError:
+        waiting = ", ".join(self._machine.devices.leaving()) or "none"
+        return FakeQMPServerError(
+            f"the guest was not asked to let go of {device!r}: send device_del first "
+            f"(devices that it was asked for: {waiting})"
+        )
+
     def write_console(self, data: bytes) -> None:
         """Writes bytes to the first serial port."""
         with self._change():

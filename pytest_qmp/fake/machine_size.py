@@ -6,7 +6,7 @@ import re
 
 from .options import Options, parse_value
 
-__all__ = ["memory_size", "topology"]
+__all__ = ["maximal_memory", "memory_size", "memory_slots", "topology"]
 
 _DEFAULT_MEMORY = 128 << 20
 _SHIFTS = {"": 20, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -15,10 +15,25 @@ _PARTS = ("sockets", "dies", "clusters", "modules", "cores", "threads")
 
 def memory_size(options: Options) -> int:
     """The bytes of ``-m``, or as many as QEMU has without one."""
-    size = _DEFAULT_MEMORY
+    return _memory_key(options, "size") or _DEFAULT_MEMORY
+
+
+def maximal_memory(options: Options) -> int:
+    """The bytes of ``-m maxmem=``, or no more than the machine has without it."""
+    return _memory_key(options, "maxmem") or memory_size(options)
+
+
+def memory_slots(options: Options) -> int:
+    """The number of ``-m slots=``."""
+    given = [parse_value(text, "size") for option, text in options.pairs if option == "m"]
+    return max((int(str(keys["slots"])) for keys in given if "slots" in keys), default=0)
+
+
+def _memory_key(options: Options, name: str) -> int:
+    size = 0
     for option, text in options.pairs:
         if option == "m":
-            shown = str(parse_value(text, "size").get("size", ""))
+            shown = str(parse_value(text, "size").get(name, ""))
             found = re.fullmatch(r"(\d+)([bkmgt]?)", shown, re.IGNORECASE)
             if found:
                 size = int(found[1]) << _SHIFTS[found[2].lower()]

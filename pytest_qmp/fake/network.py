@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .identifiers import is_identifier
 from .options import Options, parse_value
 from .replies import CommandFailed
 
@@ -73,6 +74,8 @@ class Network:
     def add(self, arguments: Mapping[str, Any]) -> None:
         """``netdev_add``; CommandFailed if the id is taken."""
         name = arguments["id"]
+        if not is_identifier(name):
+            raise CommandFailed("Parameter 'id' expects an identifier")
         if name in self.netdevs:
             raise CommandFailed(f"Duplicate ID '{name}'")
         self.netdevs[name] = arguments
@@ -80,8 +83,6 @@ class Network:
     def remove(self, name: str) -> None:
         """``netdev_del``; CommandFailed if there is none of that id."""
         if name not in self.netdevs:
-            if any(card.name == name for card in self.cards.values()):
-                raise CommandFailed(f"Device '{name}' is not a netdev")
             raise CommandFailed(f"Device '{name}' not found", "DeviceNotFound")
         del self.netdevs[name]
         for card in self.cards.values():

@@ -144,20 +144,11 @@ class Objects:
             refused = failed(facts.get("bare"))
             if refused is not None and not given:
                 raise CommandFailed(refused[1] or f"cannot create '{kind}'", refused[0])
-            node = self._from_class(kind, name)
+            node = self.tree.from_class(kind, name)
         if kind == "throttle-group":
             given = {**given, "limits": throttle_limits(given.get("limits", {}))}
         for key, value in given.items():
             self._give(node, key, value)
-        return node
-
-    def _from_class(self, kind: str, name: str) -> Node:
-        node = Node(name, kind)
-        listed = self.tree.types.listed("qom-list-properties", kind)
-        for entry in [] if failed(listed) else listed:
-            node.order.append(entry["name"])
-            value = kind if entry["name"] == "type" else entry.get("default-value", "")
-            node.rows[entry["name"]] = Row(entry["type"], value, "")
         return node
 
     def _give(self, node: Node, name: str, value: Any) -> None:

@@ -7,9 +7,7 @@ from typing import Any
 
 from .replies import CommandFailed
 
-__all__ = ["ENUMS", "Refusal", "as_text", "take", "take_text"]
-
-Refusal = CommandFailed
+__all__ = ["as_text", "take", "take_text"]
 
 _UNSIGNED = {"uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64, "size": 64}
 _SIGNED = {"int8": 8, "int16": 16, "int32": 32, "int64": 64, "int": 64}
@@ -19,7 +17,7 @@ _FALSE = frozenset({"off", "no", "false", "n"})
 _SUFFIXES = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 
 #: What enumerations take whose descriptions don't list it.
-ENUMS = {
+_ENUMS = {
     "OnOffAuto": ("auto", "on", "off"),
     "OnOffSplit": ("on", "off", "split"),
     "BlockdevOnError": ("report", "ignore", "enospc", "stop", "auto"),
@@ -63,10 +61,10 @@ def take(name: str, kind: str, value: Any, description: str = "") -> Any:
         if not isinstance(value, str):
             raise _wrong(name, "string")
         return value
-    if kind in ENUMS or _listed(description):
+    if kind in _ENUMS or _listed(description):
         if not isinstance(value, str):
             raise _wrong(name, "string")
-        if value not in (ENUMS.get(kind) or _listed(description)):
+        if value not in (_ENUMS.get(kind) or _listed(description)):
             raise CommandFailed(f"Parameter '{name}' does not accept value '{value}'")
     return value
 
@@ -114,8 +112,8 @@ def _integer(name: str, kind: str, value: Any) -> int:
 
 
 def _fits(value: int, signed: bool, bits: int) -> bool:
-    least = -(2 ** (bits - 1)) if signed else 0
-    return least <= value < least + 2**bits
+    least = -(1 << bits - 1) if signed else 0
+    return least <= value < least + (1 << bits)
 
 
 def _number(text: str) -> int | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .facts import TypeFacts, failed, load_facts, load_types
+from .machine_size import memory_size, topology
 from .options import Options
 from .property_values import take
 from .qom_tree import Node, Row, build, not_found
@@ -50,6 +51,7 @@ class ObjectTree:
         self._setters: dict[tuple[str, str], Callable[[Node, Any], Any]] = {}
         self.root = build(self.facts["tree"], "/", "", copy.deepcopy)
         self._name_machine()
+        self._size_machine()
 
     def at(self, path: str) -> Node:
         """The object at an absolute path that is known to be there."""
@@ -116,6 +118,12 @@ class ObjectTree:
         if kind is None:
             raise CommandFailed(str(row.refusal))
         taken = take(name, kind, value)
+        if node.kind == "iothread" and isinstance(taken, int) and taken < 0:
+            raise CommandFailed(f"{name} value must be in range [0, {2**63 - 1}]")
+        if name == "max-ram-below-4g" and taken > 4 << 30:
+            raise CommandFailed(
+                f"Machine option '{name}={taken}' expects size less than or equal to 4G"
+            )
         if row.kind.startswith("link<"):
             taken = self.link(name, row.kind[5:-1], taken)
         row.value = taken
@@ -165,6 +173,30 @@ class ObjectTree:
             if node is None:
                 return None
         return node
+
+    def from_class(self, kind: str, name: str) -> Node:
+        """An object of which no more is known than its type's properties."""
+        node = Node(name, kind)
+        listed = self.types.listed("qom-list-properties", kind)
+        for entry in [] if failed(listed) else listed:
+            value = kind if entry["name"] == "type" else entry.get("default-value", "")
+            node.order.append(entry["name"])
+            node.rows[entry["name"]] = Row(entry["type"], value, "")
+        return node
+
+    def _size_machine(self) -> None:
+        """The machine is as large as the command line says."""
+        machine = self.root.children["machine"]
+        size = memory_size(self._options)
+        given = topology(self._options)
+        for name, sizes in (("smp", given), ("memory", {"size": size})):
+            recorded = machine.value(name)
+            if isinstance(recorded, dict):
+                machine.set_value(
+                    name, {key: sizes.get(key, value) for key, value in recorded.items()}
+                )
+        for backend in self.root.children.get("objects", Node("", "")).children.values():
+            backend.set_value("size", size)
 
     def _name_machine(self) -> None:
         """A machine type of another version has a name of its own."""

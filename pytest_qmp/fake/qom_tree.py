@@ -43,6 +43,8 @@ class Node:
         kind: its QOM type.
         rows: its properties but for children, in QEMU's order.
         children: by name.
+        order: the names of all of them, in the order of a listing.
+        place: of a device on its bus, where the bus has such: the USB port.
     """
 
     def __init__(self, name: str, kind: str, parent: Node | None = None) -> None:
@@ -52,6 +54,7 @@ class Node:
         self.rows: dict[str, Row] = {}
         self.children: dict[str, Node] = {}
         self.order: list[str] = []
+        self.place = ""
         self._table: StringTable | None = None
 
     @property
@@ -90,6 +93,12 @@ class Node:
             self.rows.pop(name, None)
             self.children.pop(name, None)
             self._reorder()
+
+    def rename(self, child: Node, name: str) -> None:
+        """Gives a child another name, at its place."""
+        self.order[self.order.index(child.name)] = name
+        self.children[name] = self.children.pop(child.name)
+        child.name = name
 
     def walk(self) -> Iterator[Node]:
         """Itself and all that is below it."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..facts import failed, load_facts
 from ..machine_size import memory_size, topology
+from ..memory_devices import plugged_memory
 from ..options import parse_value
 from ..qom import machine_variant
 from ..replies import CommandFailed
@@ -60,7 +61,7 @@ def query_cpu_model_expansion(context: Context, arguments: Mapping[str, Any]) ->
         given = {}
     expansions = facts["pc"][arguments["type"]]
     if model["name"] not in expansions:
-        raise CommandFailed(f"The CPU definition '{model['name']}' is unknown.")
+        raise CommandFailed(f"CPU model '{model['name']}' not found")
     answer = expansions[model["name"]]
     refused = failed(answer)
     if refused is not None:
@@ -93,8 +94,9 @@ def query_cpus_fast(context: Context, arguments: Mapping[str, Any]) -> Any:
 
 @commands.handles("query-hotpluggable-cpus")
 def query_hotpluggable_cpus(context: Context, arguments: Mapping[str, Any]) -> Any:
-    if not _recorded(context, "query-cpus-fast"):
-        return _recorded(context, "query-hotpluggable-cpus")
+    bare = _recorded(context, "query-hotpluggable-cpus")
+    if not bare:
+        return bare
     cpus = topology(context.machine.options)["cpus"]
     answer = []
     for number, place in enumerate(_places(context)):
@@ -110,17 +112,38 @@ def query_memory_size_summary(context: Context, arguments: Mapping[str, Any]) ->
     answer = _recorded(context, "query-memory-size-summary")
     if answer.get("base-memory"):
         answer["base-memory"] = memory_size(context.machine.options)
+    if "plugged-memory" in answer:
+        context.machine.devices.start()
+        devices = plugged_memory(context.machine)
+        answer["plugged-memory"] = sum(device.value("size") for device in devices)
     return answer
 
 
 @commands.handles("query-memory-devices")
 def query_memory_devices(context: Context, arguments: Mapping[str, Any]) -> Any:
-    return []
+    context.machine.devices.start()
+    answer = []
+    for device in plugged_memory(context.machine):
+        shown = ("addr", "slot", "node", "memdev", "size", "hotplugged")
+        data = {name: device.value(name) for name in shown}
+        data["hotpluggable"] = True
+        if device.parent is not None and device.parent.name == "peripheral":
+            data["id"] = device.name
+        kind = "nvdimm" if device.kind == "nvdimm" else "dimm"
+        answer.append({"type": kind, "data": data})
+    return answer
 
 
 @commands.handles("query-pci")
 def query_pci(context: Context, arguments: Mapping[str, Any]) -> Any:
-    return _recorded(context, "query-pci")
+    context.machine.devices.start()
+    buses = _recorded(context, "query-pci")
+    for bus in buses:
+        if bus["bus"] == 0:
+            added = context.machine.devices.pci_entries()
+            every = [*bus["devices"], *added]
+            bus["devices"] = sorted(every, key=lambda one: (one["slot"], one["function"]))
+    return buses
 
 
 def _device(number: int) -> int:
