@@ -26,6 +26,9 @@ class Monitor(Protocol):
     def run(self, command: str, **arguments: Any) -> Any:
         """Carries out a command of QMP; names have ``_`` for ``-``; CommandFailed as usual."""
 
+    def typed(self, command: str, keys: Mapping[str, str]) -> dict[str, Any]:
+        """The arguments of a command of QMP out of keys that are all text."""
+
     def stop(self, status: str) -> None:
         """Stops the guest, into a run state."""
 
@@ -81,6 +84,18 @@ def _device_add(monitor: Monitor, given: Mapping[str, Any]) -> str:
         raise CommandFailed("Parameter 'driver' is missing")
     monitor.run("device_add", **_plain(text))
     return ""
+
+
+def _typed(command: str, implied: str) -> Handler:
+    """A command whose keys are those of QMP's, written as text."""
+
+    def handle(monitor: Monitor, given: Mapping[str, Any]) -> str:
+        text = given.get("keys", "")
+        keys = {key: str(value) for key, value in parse_value(text, implied).items()}
+        monitor.run(command, **monitor.typed(command, keys))
+        return ""
+
+    return handle
 
 
 def _sendkey(monitor: Monitor, given: Mapping[str, Any]) -> str:
@@ -250,6 +265,8 @@ COMMANDS: dict[str, HumanCommand] = {
     "nmi": HumanCommand("", _via("inject-nmi")),
     "device_add": HumanCommand("device:S?", _device_add),
     "device_del": HumanCommand("id:s", _via("device_del", "id")),
+    "object_add": HumanCommand("keys:S", _typed("object-add", "qom-type")),
+    "netdev_add": HumanCommand("keys:S?", _typed("netdev_add", "type")),
     "object_del": HumanCommand("id:s", _via("object-del", "id")),
     "netdev_del": HumanCommand("id:s", _via("netdev_del", "id")),
     "set_link": HumanCommand("name:s up:b", _via("set_link", "name", "up")),

@@ -144,6 +144,80 @@ def _text_of(query: str) -> InfoTopic:
     return "", show
 
 
+def _block(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    device = given.get("device")
+    if given["-n"]:
+        raise NotModelled("info block -n in the human monitor")
+    found = [one for one in monitor.run("query-block") if device in (None, one["device"])]
+    if given["-v"] and any("inserted" in one for one in found):
+        raise NotModelled("info block -v in the human monitor")
+    return "\n".join(_drive(one) for one in found)
+
+
+def _drive(one: Mapping[str, Any]) -> str:
+    inserted = one.get("inserted")
+    node = inserted.get("node-name") if inserted else None
+    text = one["device"] + (f" ({node})" if node else "")
+    text = text if one["device"] else node or one.get("qdev") or "<anonymous>"
+    if inserted is None:
+        text += ": [not inserted]\n"
+    else:
+        ro, secret = inserted.get("ro"), inserted.get("encrypted")
+        marks = (", read-only" if ro else "") + (", encrypted" if secret else "")
+        text += f": {inserted['file']} ({inserted['drv']}{marks})\n"
+    if one.get("qdev"):
+        text += f"    Attached to:      {one['qdev']}\n"
+    if one.get("io-status", "ok") != "ok":
+        text += f"    I/O status:       {one['io-status']}\n"
+    if one["removable"]:
+        locked = "" if one["locked"] else "not "
+        tray = "open" if one.get("tray_open") else "closed"
+        text += f"    Removable device: {locked}locked, tray {tray}\n"
+    return text if inserted is None else text + _medium(inserted)
+
+
+def _medium(inserted: Mapping[str, Any]) -> str:
+    cache = inserted["cache"]
+    text = f"    Cache mode:       {'writeback' if cache['writeback'] else 'writethrough'}"
+    text += (", direct" if cache["direct"] else "") + "\n"
+    if cache["no-flush"]:
+        text = text.removesuffix("\n") + ", ignore flushes\n"
+    if "backing_file" in inserted:
+        depth = inserted["backing_file_depth"]
+        text += f"    Backing file:     {inserted['backing_file']} (chain depth: {depth})\n"
+    if inserted["detect_zeroes"] != "off":
+        text += f"    Detect zeroes:    {inserted['detect_zeroes']}\n"
+    rates = ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")
+    if any(inserted[rate] for rate in rates):
+        raise NotModelled("drives with limits in the human monitor")
+    return text
+
+
+def _iothreads(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    numbers = ("poll-max-ns", "poll-grow", "poll-shrink", "poll-weight", "aio-max-batch")
+    text = ""
+    for one in monitor.run("query-iothreads"):
+        text += f"{one['id']}:\n  thread_id={one['thread-id']}\n"
+        text += "".join(f"  {name}={one[name]}\n" for name in numbers if name in one)
+    return text
+
+
+def _memdev(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    def flag(value: bool) -> str:
+        return "true" if value else "false"
+
+    text = ""
+    for one in monitor.run("query-memdev"):
+        if one["host-nodes"]:
+            raise NotModelled("memory of host nodes in the human monitor")
+        text += f"memory backend: {one['id']}\n  size:  {one['size']}\n"
+        for name in ("merge", "dump", "prealloc", "share", "reserve"):
+            if name in one:
+                text += f"  {name}: {flag(one[name])}\n"
+        text += f"  policy: {one['policy']}\n  host nodes: \n\n"
+    return text
+
+
 #: By what follows ``info``.
 INFO: dict[str, InfoTopic] = {
     "status": ("", _status),
@@ -162,10 +236,11 @@ INFO: dict[str, InfoTopic] = {
     "trace-events": ("name:s? vcpu:i?", _trace_events),
     "replay": ("", _replay),
     "capture": ("", _capture),
-    "block": _if_empty("query-block"),
+    "block": ("-n -v device:B?", _block),
+    "memdev": ("", _memdev),
     "blockstats": _if_empty("query-block"),
     "block-jobs": _if_empty("query-block-jobs", "No active jobs\n"),
-    "iothreads": _if_empty("query-iothreads"),
+    "iothreads": ("", _iothreads),
     "memory-devices": _if_empty("query-memory-devices"),
     "tpm": _if_empty("query-tpm"),
     "vcpu_dirty_limit": _if_empty("query-vcpu-dirty-limit", "Dirty page limit not enabled!\n"),

@@ -144,19 +144,24 @@ def test_the_program_tells_who_is_connected(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         announced = program.stdout.readline().split()[4]
-        while not os.path.exists(paths["qmp"]):
-            assert program.poll() is None
-            time.sleep(0.01)
+        wait_until(lambda: os.path.exists(paths["qmp"]))
         client = LineClient(connected_to(paths["qmp"]))
         console = connected_to(paths["serial"])
         shown = listed(client)
         assert shown["serial0"] == (f"pty:{announced}", True)
         assert shown["compat_monitor0"] == (f"unix:{paths['qmp']},server=on", True)
-        while listed(client)["serial1"] != (f"unix:{paths['serial']},server=on", True):
-            time.sleep(0.01)
+        address = (f"unix:{paths['serial']},server=on", True)
+        wait_until(lambda: listed(client)["serial1"] == address)
         client.execute("quit")
         console.close()
         client.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def connected_to(path: str) -> socket.socket:

@@ -144,6 +144,16 @@ CASES = {
             *("stop", "cont", "info status", "loadvm x", "info status", "quit x", "quit"),
         ),
     ),
+    "human-monitor-objects": (
+        [*PC, "-drive", "if=none,id=cd,media=cdrom"],
+        human(
+            *("object_add memory-backend-ram,id=a,size=1M", "object_add nosuch,id=a"),
+            *("object_add memory-backend-ram,id=a,size=1M,share=maybe", "object_add iothread"),
+            *("object_add memory-backend-ram,id=a,size=2M", "info memdev", "object_del a"),
+            *("object_del a", "netdev_add user,id=u", "netdev_add user", "netdev_add bogus,id=b"),
+            *("netdev_del u", "netdev_del u", "info block", "info block cd", "info block zz"),
+        ),
+    ),
     "absent-features": (
         PC,
         commands(

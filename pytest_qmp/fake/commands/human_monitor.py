@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pytest_qmp.qmp.schema import ArrayType, EnumType, ObjectType, Schema
+from pytest_qmp.qmp.schema import (
+    ArrayType,
+    BuiltinType,
+    EnumType,
+    ObjectType,
+    Schema,
+    SchemaType,
+)
 
 from ..arguments import check_arguments
 from ..facts import load_facts
@@ -18,6 +26,12 @@ from ..versions import load_schema
 from .registry import Context, Registry
 
 commands = Registry()
+
+_BOOLEANS = {"on": True, "yes": True, "true": True, "y": True} | {
+    "off": False, "no": False, "false": False, "n": False
+}  # fmt: skip
+_SIZE = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)([bBkKmMgGtT]?)")
+_SHIFTS = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 @commands.handles("human-monitor-command")
@@ -48,6 +62,16 @@ class _HumanMonitor:
             raise NotModelled(f"the human monitor's use of {command}")
         check_arguments(schema, command, arguments)
         return HANDLERS[command](self._context, arguments)
+
+    def typed(self, command: str, keys: Mapping[str, str]) -> dict[str, Any]:
+        schema = self._context.schema
+        found = schema.object(schema.command(command).arg_type)
+        members = list(found.members)
+        variant = found.variants.get(keys.get(found.tag, "")) if found.tag else None
+        if variant is not None:
+            members += schema.object(variant).members
+        types = {member.name: schema.type(member.type) for member in members}
+        return {key: _value(key, text, types.get(key)) for key, text in keys.items()}
 
     def stop(self, status: str) -> None:
         self._context.machine.stop(status)
@@ -105,6 +129,23 @@ class _HumanMonitor:
             return f'{fault}\nTry "help {typed}" for more information\n'
         except CommandFailed as failed:
             return f"Error: {failed.desc}\n"
+
+
+def _value(key: str, text: str, kind: SchemaType | None) -> Any:
+    """A value of a type that was written as text."""
+    if not isinstance(kind, (BuiltinType, EnumType)) and kind is not None:
+        raise NotModelled(f"{key}={text} in the human monitor")
+    json_type = kind.json_type if isinstance(kind, BuiltinType) else "string"
+    if json_type == "boolean":
+        if text not in _BOOLEANS:
+            raise CommandFailed(f"Parameter '{key}' expects 'on' or 'off'")
+        return _BOOLEANS[text]
+    if json_type == "int":
+        found = _SIZE.fullmatch(text)
+        if not found:
+            raise NotModelled(f"{key}={text} in the human monitor")
+        return int(found[1], 0) << _SHIFTS[found[2].lower()]
+    return text
 
 
 @functools.cache
