@@ -54,7 +54,8 @@ class Program:
         stream = self.process.stderr
         assert stream is not None
         assert select.select([stream], [], [], LIMIT)[0], "nothing on standard error"
-        return stream.readline().decode()
+        line: bytes = stream.readline()
+        return line.decode()
 
     def outcome(self) -> tuple[int, str, str]:
         """Exit status, standard output and standard error."""
@@ -151,3 +152,16 @@ def folder() -> Iterator[Path]:
     """A folder whose path is short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="qmp-") as path:
         yield Path(path)
+
+
+@pytest.fixture
+def link(tmp_path: Path) -> Path:
+    """A program called as QEMU is, that is a link to the command."""
+    command = tmp_path / "pytest-qmp"
+    command.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom pytest_qmp.cli import main\nsys.exit(main())\n"
+    )
+    command.chmod(0o755)
+    path = tmp_path / "qemu-system-x86_64"
+    path.symlink_to(command)
+    return path

@@ -337,19 +337,6 @@ def test_lists(qemu: list[str], run: Start, args: list[str], line: str) -> None:
 # -- the fake alone --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def link(tmp_path: Path) -> Path:
-    """A program called as QEMU is, that is a link to the command."""
-    command = tmp_path / "pytest-qmp"
-    command.write_text(
-        f"#!{sys.executable}\nimport sys\nfrom pytest_qmp.cli import main\nsys.exit(main())\n"
-    )
-    command.chmod(0o755)
-    path = tmp_path / "qemu-system-x86_64"
-    path.symlink_to(command)
-    return path
-
-
 def test_link_with_the_name_of_a_qemu(link: Path, run: Start, folder: Path) -> None:
     environment = {**os.environ, "PYTEST_QMP_EMULATE": "10.0"}
     program = run(str(link), *BASE, "-qmp", listening(folder / "q"), env=environment)
