@@ -17,7 +17,7 @@ from pytest_qmp.vm.event_tap import EventTap
 from pytest_qmp.vm.process import describe_exit
 from pytest_qmp.vm.stream import OutputStream
 from pytest_qmp.vm.supervisor import Attendance, attend, drain
-from pytest_qmp.vm.verdict_board import LAST_WORDS_SECONDS, VerdictBoard
+from pytest_qmp.vm.verdict_board import VerdictBoard
 from pytest_qmp.vm.verdicts import ProcessEnd, Verdict
 
 __all__ = ["Oversight", "indented"]
@@ -157,10 +157,9 @@ class Oversight:
             return "".join(shown.values())
         return "\n".join(f"[{name}]\n{tail}" for name, tail in shown.items())
 
-    def _story(self, verdict: Verdict) -> str:
+    def _story(self, verdict: Verdict, limit: Deadline) -> str:
         """A verdict, and what was seen around it."""
         ended = self.board.ended is not None
-        limit = Deadline(LAST_WORDS_SECONDS)
         for stream in self.streams.values():
             # What the guest wrote just before may still be on its way.
             stream.settle(limit, until_end=ended)

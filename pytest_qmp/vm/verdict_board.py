@@ -18,7 +18,6 @@ __all__ = ["VerdictBoard"]
 #: How long after a verdict, in seconds, a console may still bring what a wait is for.
 LAST_WORDS_SECONDS = 0.02
 _END_SECONDS = 1.0
-_ENDING = frozenset({"shutdown", "panic"})
 
 _EventKey = tuple[str, float]
 
@@ -30,13 +29,13 @@ class VerdictBoard:
 
     Args:
         always: kinds that are wanted all the time.
-        story: tells what is known of the machine by now, for a message; it is called in the
-            thread whose wait ends.
+        story: tells what is known of the machine by now, for a message, and waits for more until
+            a deadline; it is called in the thread whose wait ends.
         watched: False for a machine that nobody watches in the background.
     """
 
     def __init__(
-        self, always: Iterable[str], story: Callable[[Verdict], str], *, watched: bool
+        self, always: Iterable[str], story: Callable[[Verdict, Deadline], str], *, watched: bool
     ) -> None:
         self.pending = False
         self.ended: ProcessEnd | None = None
@@ -167,11 +166,12 @@ class VerdictBoard:
         """The error that tells a verdict, which is met by that."""
         with self._changed:
             self._met.add(id(verdict))
-            if self._watched and verdict.kind in _ENDING:
+            limit = Deadline(_last_words_left(verdict))
+            if self._watched and _ends_qemu(verdict):
                 # That QEMU ended is a part of the story, and takes it a moment.
-                self._changed.wait_for(lambda: self.ended is not None, LAST_WORDS_SECONDS)
+                self._changed.wait_for(lambda: self.ended is not None, limit.remaining())
         kind = VMGoneError if self.ended is not None else VMVerdictError
-        text = self._story(verdict)
+        text = self._story(verdict, limit)
         title, newline, rest = text.partition("\n")
         hint = f"If the test wants this, it says so: with vm.allow({verdict.kind!r}): …"
         return kind(f"{title} {when}{newline}{rest}\n{hint}", kind=verdict.kind, verdict=verdict)
@@ -228,7 +228,7 @@ class VerdictBoard:
             verdict = self._first(but=but)
         if verdict is None:
             return math.inf
-        return max(0.0, verdict.moment + LAST_WORDS_SECONDS - time.monotonic())
+        return _last_words_left(verdict)
 
     def _first(self, met: bool = True, but: frozenset[str] = frozenset()) -> Verdict | None:
         for verdict in self._verdicts:
@@ -237,6 +237,15 @@ class VerdictBoard:
             # Once a test knows of the first one, commands tell it more.
             return verdict if met or id(verdict) not in self._met else None
         return None
+
+
+def _last_words_left(verdict: Verdict) -> float:
+    return max(0.0, verdict.moment + LAST_WORDS_SECONDS - time.monotonic())
+
+
+def _ends_qemu(verdict: Verdict) -> bool:
+    action = verdict.event.data.get("action") if verdict.event is not None else None
+    return verdict.kind == "shutdown" or action in ("poweroff", "shutdown")
 
 
 def _key(event: QMPEvent) -> _EventKey:
