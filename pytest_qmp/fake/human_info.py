@@ -214,8 +214,8 @@ def _memdev(monitor: Monitor, given: Mapping[str, Any]) -> str:
         for name in ("merge", "dump", "prealloc", "share", "reserve"):
             if name in one:
                 text += f"  {name}: {flag(one[name])}\n"
-        text += f"  policy: {one['policy']}\n  host nodes: \n\n"
-    return text
+        text += f"  policy: {one['policy']}\n  host nodes: \n"
+    return f"{text}\n"
 
 
 #: By what follows ``info``.
