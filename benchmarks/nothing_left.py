@@ -88,6 +88,8 @@ def kills(number: int, name: str, seed: int) -> None:
             left.update(run.left_in_the_end(10).counts)
             for pid in running(run.value):
                 print("left:", psutil.Process(pid).cmdline())
+            for path in run.temporary.rglob("*"):
+                print("left:", path.name, path.read_bytes() if path.is_file() else "")
     print(f"{number} programs got {name} (seed {seed}); {busy} of them had started something")
     for kind, count in left.items():
         print(f"{kind:12} {count:4} left")

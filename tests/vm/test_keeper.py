@@ -20,7 +20,7 @@ from pytest_qmp import VirtualMachine, VMError, VMLaunchError
 from pytest_qmp.fake import FakeQMPServer
 from pytest_qmp.keeper import client as keeper
 from pytest_qmp.vm import process
-from tests.leftovers import NOTHING, Run, wait_until
+from tests.leftovers import NOTHING, Run, running, wait_until
 
 real = pytest.mark.needs_qemu
 pytestmark = pytest.mark.skipif(
@@ -42,10 +42,10 @@ def launch():
 """
 
 
-def script(folder: Path, source: str) -> Run:
+def script(folder: Path, source: str, first: str = "") -> Run:
     """Runs a program that knows no pytest."""
     path = folder / "script.py"
-    path.write_text(HEAD + source)
+    path.write_text(first + HEAD + source)
     return Run(folder, [sys.executable, str(path)])
 
 
@@ -406,7 +406,10 @@ def test_a_program_that_lost_its_machine(tmp_path: Path) -> None:
 
 @real
 def test_the_end_of_a_program_is_the_end_of_all(tmp_path: Path) -> None:
-    with script(tmp_path, "vm, other = launch(), launch()") as run:
+    # What was registered first is called last: when the machines have been closed.
+    first = "import atexit\natexit.register(lambda: tell(vm.exit_status, other.exit_status))\n"
+    with script(tmp_path, "vm, other = launch(), launch()", first) as run:
+        assert run.told() == ["0", "0"]
         run.process.wait(20)
         assert run.left() == NOTHING  # At once: nobody has to look a second time.
 
@@ -423,3 +426,20 @@ os.kill(os.getpid(), signal.SIGKILL)
     with script(tmp_path, source) as run:
         run.process.wait(20)
         assert run.left_in_the_end() == NOTHING
+
+
+def test_what_shares_its_descriptors_does_not_delay_it(tmp_path: Path) -> None:
+    # As a fork does of which Python knows nothing.
+    source = """
+mark = {**os.environ, **keeper.mark()}
+child = subprocess.Popen(["sleep", "600"], start_new_session=True, env=mark)
+keeper.watch(child.pid, keeper.open_pidfd(child.pid))
+link = keeper._keeper.link.socket.fileno()
+other = subprocess.Popen(["sleep", "600"], pass_fds=[link, *keeper.lifeline()])
+tell("other", other.pid)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with script(tmp_path, source) as run:
+        other = int(run.told()[1])
+        run.process.wait(20)
+        wait_until(lambda: running(run.value) == [other])
