@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ class BlockLayer:
         self.clock = clock
         self.emit = emit
         self.graph = BlockGraph()
-        self.backends = Backends(self.graph, emit)
+        self.backends = Backends(self.graph, emit, tells_path=dialect.version >= (9, 2, 0))
         self.jobs = Jobs(dialect, clock, emit)
         self.exports = Exports(self.graph, emit)
         self.attach = self.backends.attach
@@ -128,6 +129,28 @@ class BlockLayer:
         """The node of a ``-drive`` or a node of that name."""
         return self.find(name, name)
 
-    def backend_of(self, node: Node) -> Backend | None:
-        """The backend whose medium a node is."""
-        return next((b for b in self.backends.all if b.node is node), None)
+    def device_of(self, name: str) -> Backend | None:
+        """The backend of the device that has a node, or a node above it, or that drive."""
+        for backend in self.backends.all:
+            if backend.qom_path is None or backend.node is None:
+                continue
+            if name in (backend.drive, *(node.name for node in backend.node.chain())):
+                return backend
+        return None
+
+    def device_nodes(self) -> list[str]:
+        """The names of the nodes that devices have."""
+        return [
+            backend.node.name
+            for backend in self.backends.all
+            if backend.qom_path is not None and backend.node is not None
+        ]
+
+    def injected_error(self, backend: Backend) -> int | None:
+        """The number of the error that a ``blkdebug`` node below a backend injects."""
+        node = backend.node
+        while node is not None:
+            for injected in node.options.get("inject-error", ()):
+                return int(injected.get("errno", errno.EIO))
+            node = node.children[0].child if node.children else None
+        return None

@@ -84,8 +84,9 @@ class Backends:
             to set.
     """
 
-    def __init__(self, graph: BlockGraph, emit: Emit) -> None:
+    def __init__(self, graph: BlockGraph, emit: Emit, *, tells_path: bool = True) -> None:
         self._graph = graph
+        self._tells_path = tells_path
         self._emit = emit
         self.all: list[Backend] = []
         self.has_device: Callable[[str], bool] = lambda name: False
@@ -209,6 +210,36 @@ class Backends:
             "DEVICE_TRAY_MOVED",
             {"device": backend.drive, "tray-open": to_open, "id": backend.qdev or ""},
         )
+
+    def fail(self, backend: Backend, operation: str, *, nospace: bool, reason: str) -> bool:
+        """A device's read or write fails, which is told of; whether that stops the machine."""
+        policy = backend.rerror if operation == "read" else backend.werror
+        if policy == "auto":
+            policy = "report" if operation == "read" else "enospc"
+        if policy == "enospc":
+            policy = "stop" if nospace else "report"
+        data: dict[str, Any] = {
+            "device": backend.drive,
+            "operation": operation,
+            "action": policy,
+            "nospace": nospace,
+            "reason": reason,
+        }
+        if backend.node is not None:
+            data["node-name"] = backend.node.name
+        if self._tells_path and backend.qom_path is not None:
+            data["qom-path"] = backend.qom_path
+        self._emit("BLOCK_IO_ERROR", data)
+        if policy != "stop":
+            return False
+        if backend.io_status == "ok":
+            backend.io_status = "nospace" if nospace else "failed"
+        return True
+
+    def recover(self) -> None:
+        """The machine goes on: what failed before is forgotten."""
+        for backend in self.all:
+            backend.io_status = "ok"
 
     def _for_drive(self, drive: str | None, property_name: str) -> Backend:
         if drive is None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from .block_graph import ALL, NOTHING, Edge, Node, Perm, User
 from .block_names import name_node
-from .jobs import Job, Work
+from .job_work import Work
+from .jobs import Job
 from .replies import CommandFailed
 
 if TYPE_CHECKING:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -126,6 +128,51 @@ class FakeGuest:
                     "so its guest can't go to sleep (strict=False lets it)"
                 )
             self._machine.suspend()
+
+    @property
+    def disks(self) -> list[str]:
+        """The nodes that its disks have, in the order of ``query-block``."""
+        with self._change():
+            self._machine.devices.start()
+            return self._machine.block.device_nodes()
+
+    def io_error(
+        self, node: str, *, operation: str = "read", nospace: bool = False, reason: str = ""
+    ) -> None:
+        """Reads or writes a disk and fails: BLOCK_IO_ERROR, and what the device's policy says.
+
+        That is ``rerror`` or ``werror`` of its device: where they stop the machine, STOP follows
+        and the run state is ``io-error``.
+
+        Args:
+            node: the name of a node that a device of the guest has, or of its ``-drive``.
+            operation: ``"read"`` or ``"write"``.
+            nospace: the host's disk is full.
+            reason: the host's words for it; by default those that go with ``nospace``, or with
+                the error that a ``blkdebug`` node injects.
+
+        Raises:
+            FakeQMPServerError: no device of the guest has that node.
+        """
+        with self._change():
+            self._needs_running("use its disk")
+            self._machine.devices.start()
+            block = self._machine.block
+            backend = block.device_of(node)
+            if backend is None:
+                raise FakeQMPServerError(
+                    f"no device of the guest has the node {node!r}: it has those of "
+                    f"{', '.join(repr(name) for name in block.device_nodes()) or 'none'}"
+                )
+            number = errno.ENOSPC if nospace else block.injected_error(backend) or errno.EIO
+            stops = block.backends.fail(
+                backend,
+                operation,
+                nospace=number == errno.ENOSPC,
+                reason=reason or os.strerror(number),
+            )
+            if stops:
+                self._machine.stop("io-error")
 
     def accept_unplug(self, device: str) -> None:
         """Lets a device go that ``device_del`` asked it for: DEVICE_DELETED follows.

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .clock import Clock, Timer
+from .job_work import Work
 from .replies import CommandFailed
 from .versions import Dialect
 
-__all__ = ["Job", "Jobs", "Work"]
+__all__ = ["Job", "Jobs"]
 
 _WELL_FORMED = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 #: The states in which a job accepts a verb.
@@ -30,35 +31,6 @@ _PAUSED_AS = {"running": "paused", "ready": "standby"}
 _RESUMED_AS = {"paused": "running", "standby": "ready"}
 
 Emit = Callable[[str, "Mapping[str, Any] | None"], None]
-
-
-class Work:
-    """What a job does; the kinds of jobs are its subclasses.
-
-    Attributes:
-        kind: as ``query-jobs`` says.
-        is_block_job: it is one of the block layer's, and in ``query-block-jobs``.
-        stays_until_told: it becomes ready and then waits for ``complete`` or ``cancel``.
-        ends_later: the end comes after the reply of the command that brings it about.
-        first_chunk: how many bytes it does before its speed is looked at.
-        waits_at_end: it also waits after the last chunk.
-    """
-
-    kind = ""
-    is_block_job = True
-    stays_until_told = False
-    ends_later = False
-    first_chunk = 1 << 20
-    waits_at_end = False
-
-    def started(self, job: Job) -> None:
-        """The job runs now."""
-
-    def succeeded(self, job: Job) -> None:
-        """It is about to conclude as a success: what it was for happens."""
-
-    def ended(self, job: Job) -> None:
-        """It concludes, whatever came of it: what it holds is let go."""
 
 
 class Job:

@@ -149,6 +149,7 @@ class Machine:
             self.autostart = True
         if self.running or self.status in ("inmigrate", "suspended"):
             return
+        self.block.backends.recover()
         self.status = "suspended" if self._suspended else "running"
         self.emit("RESUME", None)
         self._boot()

@@ -78,6 +78,11 @@ def _set_clock(guest: FakeGuest, boots: int) -> None:
     guest.rtc_change(-54000)
 
 
+def _read_disk(guest: FakeGuest, boots: int) -> None:
+    if guest.disks:
+        guest.io_error(guest.disks[0])
+
+
 _ACTS: dict[str, _Act] = {
     "poweroff": _power_off,
     "shutdown": _power_off,
@@ -89,4 +94,5 @@ _ACTS: dict[str, _Act] = {
     "pvshutdown": _pv_shutdown,
     "watchdog": _watchdog,
     "rtc": _set_clock,
+    "io-error": _read_disk,
 }

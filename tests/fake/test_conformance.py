@@ -27,13 +27,14 @@ CATEGORIES = {
     "misc",
     "dev",
     "qom",
+    "blk",
+    "job",
 }
 
 _NO_MODULES = "the QEMU that was recorded ended here, as its modules were not installed"
 
 #: What the fake does not play yet, and why; each must fail, so that the list stays true.
 NOT_YET = {
-    "guest/io-error-report": "no guest of the fake reads a disk that fails",
     "10.0-qom/qom-list-types": _NO_MODULES,
     "11.1-qom/qom-list-types": _NO_MODULES,
 }
