@@ -5,7 +5,8 @@
 
 - ``trace``: the trace events in QEMU's order, each with whether it is per CPU and was compiled in;
 - ``options``: the answer of query-command-line-options;
-- ``help``: what ``help`` and ``help NAME`` of the human monitor print, and ``info``;
+- ``help``: what ``help`` and ``help NAME`` of the human monitor print, and ``info``, and
+  ``info registers`` before the guest has run;
 - ``answers``: the replies of commands that depend on the build alone.
 """
 
@@ -54,6 +55,7 @@ def record(client: QMPClient) -> dict[str, Any]:
             answers[command] = client.execute(command, arguments)
         except QMPCommandError:
             continue
+    texts["info registers"] = human("info registers")
     return {
         "trace": [
             [one["name"], one.get("vcpu", False), one["state"] != "unavailable"] for one in events

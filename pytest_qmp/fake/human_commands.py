@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from .command_line import parse_value
 from .replies import CommandFailed, NotModelled
 
-__all__ = ["COMMANDS", "HumanCommand", "Monitor", "bytes_shown"]
+__all__ = ["COMMANDS", "Handler", "HumanCommand", "Monitor"]
 
 
 class Monitor(Protocol):
@@ -18,10 +18,14 @@ class Monitor(Protocol):
     Attributes:
         version: of QEMU.
         keys: the names of the keys that there are.
+        has_network: whether there is a network card or backend.
+        first_registers: what ``info registers`` prints, None where that is not known.
     """
 
     version: tuple[int, int, int]
     keys: Collection[str]
+    has_network: bool
+    first_registers: str | None
 
     def run(self, command: str, **arguments: Any) -> Any:
         """Carries out a command of QMP; names have ``_`` for ``-``; CommandFailed as usual."""
@@ -80,6 +84,8 @@ def _plain(text: str) -> Mapping[str, Any]:
 
 def _device_add(monitor: Monitor, given: Mapping[str, Any]) -> str:
     text = given.get("device", "")
+    if text.partition(",")[0] in ("help", "?") or text.endswith((",help", ",?")):
+        raise NotModelled("the help of device_add")
     if not text:
         raise CommandFailed("Parameter 'driver' is missing")
     monitor.run("device_add", **_plain(text))
@@ -180,10 +186,10 @@ def _password(command: str) -> Handler:
 
 def _ringbuf_read(monitor: Monitor, given: Mapping[str, Any]) -> str:
     data = monitor.run("ringbuf-read", device=given["device"], size=given["size"])
-    return "".join(bytes_shown(char) for char in data) + "\n"
+    return "".join(_shown(char) for char in data) + "\n"
 
 
-def bytes_shown(char: str) -> str:
+def _shown(char: str) -> str:
     """A character of a buffer as the human monitor prints it."""
     if char == "\\":
         return "\\\\"

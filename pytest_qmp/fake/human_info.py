@@ -114,6 +114,50 @@ def _trace_events(monitor: Monitor, given: Mapping[str, Any]) -> str:
     return "".join(f"{one['name']} : state {int(one['state'] == 'enabled')}\n" for one in events)
 
 
+def _registers(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    text = monitor.first_registers
+    if text is None:
+        raise NotModelled("the registers of a guest that has run, or of another CPU")
+    return text
+
+
+def _network(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    if monitor.has_network:
+        raise NotModelled("info network in the human monitor")
+    return ""
+
+
+def _virtio(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    if monitor.run("x-query-virtio"):
+        raise NotModelled("info virtio in the human monitor")
+    return "No VirtIO devices\n"
+
+
+def _constant(text: str) -> InfoTopic:
+    def show(monitor: Monitor, given: Mapping[str, Any]) -> str:
+        return text
+
+    return "", show
+
+
+def _refusal(query: str, *names: str) -> InfoTopic:
+    """A query that is always refused."""
+
+    def show(monitor: Monitor, given: Mapping[str, Any]) -> str:
+        monitor.run(query, **given)
+        raise NotModelled(f"what the human monitor prints of {query}")
+
+    return " ".join(f"{name}:s" for name in names), show
+
+
+def _sgx(monitor: Monitor, given: Mapping[str, Any]) -> str:
+    try:
+        monitor.run("query-sgx")
+    except CommandFailed as failed:
+        return f"{failed.desc}\n"
+    raise NotModelled("info sgx in the human monitor")
+
+
 def _replay(monitor: Monitor, given: Mapping[str, Any]) -> str:
     return "Record/replay is not active\n"
 
@@ -244,6 +288,16 @@ INFO: dict[str, InfoTopic] = {
     "memory-devices": _if_empty("query-memory-devices"),
     "tpm": _if_empty("query-tpm"),
     "vcpu_dirty_limit": _if_empty("query-vcpu-dirty-limit", "Dirty page limit not enabled!\n"),
+    "registers": ("-a", _registers),
+    "network": ("", _network),
+    "virtio": ("", _virtio),
+    "sev": _constant("SEV is not enabled\n"),
+    "spice": _constant("Server: disabled\n"),
+    "sgx": ("", _sgx),
+    "vm-generation-id": _refusal("query-vm-generation-id"),
+    "firmware-log": _refusal("query-firmware-log"),
+    "rocker": _refusal("query-rocker", "name"),
+    "rocker-ports": _refusal("query-rocker-ports", "name"),
     "numa": _text_of("x-query-numa"),
     "usb": _text_of("x-query-usb"),
     "opcount": _text_of("x-query-opcount"),

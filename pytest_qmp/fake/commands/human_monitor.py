@@ -18,9 +18,11 @@ from pytest_qmp.qmp.schema import (
 
 from ..arguments import check_arguments
 from ..facts import load_facts
+from ..hardware import is_pc
 from ..human_commands import COMMANDS
 from ..human_info import INFO
 from ..human_line import LineFault, read_arguments, split_name
+from ..human_objects import OBJECT_COMMANDS
 from ..replies import CommandFailed, NotModelled
 from ..versions import load_schema
 from .registry import Context, Registry
@@ -44,6 +46,14 @@ def human_monitor_command(context: Context, arguments: Mapping[str, Any]) -> Any
     return monitor.carry_out(arguments["command-line"]).replace("\n", "\r\n")
 
 
+_ALL = {**COMMANDS, **OBJECT_COMMANDS}
+
+
+def _named(context: Context, *options: str) -> bool:
+    """Whether one of some options is on the command line."""
+    return any(option in options for option, _ in context.machine.options.pairs)
+
+
 class _HumanMonitor:
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -53,6 +63,11 @@ class _HumanMonitor:
             topic: text.replace("\r\n", "\n")
             for topic, text in load_facts(context.dialect.name, "monitor")["help"].items()
         }
+        network = context.machine.network
+        self.has_network = bool(network.netdevs or network.cards) or _named(context, "net", "nic")
+        bare = is_pc(context.machine.options) and not _named(context, "cpu", "smp")
+        reset = context.machine.status == "prelaunch"
+        self.first_registers = self._help["info registers"] if bare and reset else None
 
     def run(self, command: str, **arguments: Any) -> Any:
         from . import HANDLERS
@@ -90,20 +105,21 @@ class _HumanMonitor:
 
     def carry_out(self, line: str) -> str:
         """What a line prints."""
-        line = line.strip()
-        name, rest = split_name(line)
+        line = line.rstrip()
+        name, rest = split_name(line.lstrip())
+        typed = line[: len(line) - len(rest)]
         if not name and not rest:
             return ""
         if name == "info":
             return self._info(line, rest)
-        if f"help {name}" not in self._help and name not in COMMANDS:
+        if f"help {name}" not in self._help and name not in _ALL:
             return f"unknown command: '{name}'\n"
-        command = COMMANDS.get(name)
+        command = _ALL.get(name)
         if command is None or rest.startswith("/"):
             raise NotModelled(f"the human monitor's {name}")
         title = command.title or name
         return self._try(
-            name, lambda: command.handler(self, read_arguments(title, command.shape, rest))
+            typed, lambda: command.handler(self, read_arguments(title, command.shape, rest))
         )
 
     def _info(self, line: str, rest: str) -> str:
