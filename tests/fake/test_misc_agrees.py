@@ -147,13 +147,17 @@ CASES = {
     "human-monitor-objects": (
         [*PC, "-drive", "if=none,id=cd,media=cdrom"],
         human(
-            *("object_add memory-backend-ram,id=a,size=1M", "object_add nosuch,id=a"),
+            *(
+                "info network",
+                "object_add memory-backend-ram,id=a,size=1M",
+                "object_add nosuch,id=a",
+            ),
             *("object_add memory-backend-ram,id=a,size=1M,share=maybe", "object_add iothread"),
             *("object_add memory-backend-ram,id=a,size=2M", "info memdev", "object_del a"),
             *("object_del a", "netdev_add user,id=u", "netdev_add user", "netdev_add bogus,id=b"),
             *("qom-list", "qom-list /objects", "qom-get /machine nosuch", "qom-get /machine type"),
             *("commit zz", "drive_del zz", "change zz /x", "replay_break 1", "log none"),
-            *("  quit  x", "info registers", "info network", "info sgx", "info rocker x"),
+            *("  quit  x", "info registers", "info sgx", "info rocker x"),
             *("migrate_set_capability nosuch on", "migrate_set_capability xbzrle on"),
             *("netdev_del u", "netdev_del u", "info block", "info block cd", "info block zz"),
         ),
