@@ -206,6 +206,22 @@ class FakeGuest:
             f"(devices that it was asked for: {waiting})"
         )
 
+    def set_balloon(self, actual: int) -> None:
+        """Changes its memory, as ``balloon`` asks it to: BALLOON_CHANGE.
+
+        Args:
+            actual: what it has from now on, in bytes.
+        """
+        with self._change():
+            self._needs_running("change its balloon")
+            if self._strict and not self._machine.has_balloon:
+                raise FakeQMPServerError(
+                    "the guest can't change its balloon: the machine has none; give the server "
+                    'the arguments "-device", "virtio-balloon" (strict=False lets it)'
+                )
+            self._machine.balloon = actual
+            self._machine.emit("BALLOON_CHANGE", {"actual": actual})
+
     def write_console(self, data: bytes) -> None:
         """Writes bytes to the first serial port."""
         with self._change():

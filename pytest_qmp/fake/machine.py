@@ -15,6 +15,7 @@ from .descriptors import Descriptors
 from .devices import Devices
 from .event_rates import EventRates
 from .guest_dump import DumpState
+from .hardware import parts
 from .migration import Migration
 from .network import Network
 from .objects import Objects
@@ -70,6 +71,7 @@ class Machine:
         self.screen = Screen(self)
         self.policy = CompatPolicy(options, dialect.name)
         self.dump = DumpState()
+        #: What the guest has made of its memory, in bytes; None for nothing.
         self.balloon: int | None = None
         self.traced: set[str] = set()
         self.network = Network.of(options)
@@ -103,6 +105,11 @@ class Machine:
     def _has_device(self, name: str) -> bool:
         path = name if name.startswith("/") else f"/machine/peripheral/{name}"
         return isinstance(self.objects.tree.lookup(path), Node)
+
+    @property
+    def has_balloon(self) -> bool:
+        """Whether the guest can be asked to give memory back."""
+        return any(part.driver.startswith("virtio-balloon") for part in parts(self))
 
     @property
     def running(self) -> bool:

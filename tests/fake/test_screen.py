@@ -1,4 +1,4 @@
-"""Pictures of the screen, dumps of the memory: the files are what they claim to be."""
+"""Pictures of the screen, dumps of the memory, and the balloon."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_qmp.errors import FakeQMPServerError
 from pytest_qmp.fake import FakeQMPServer
 
 from .client import LineClient
@@ -131,3 +132,18 @@ def test_the_screen_can_be_asked_for_by_device(
     for head, works in ((0, True), (1, True), (2, False)):
         reply = client.execute("screendump", filename=str(tmp_path / "a"), device="g", head=head)
         assert ("return" in reply) is works
+
+
+def test_the_guest_changes_its_balloon(make_server: MakeServer, connect: Connect) -> None:
+    server = make_server("10.0", args=["-m", "16", "-device", "virtio-balloon"])
+    client = connect(server)
+    assert client.execute("balloon", value=8 << 20) == {"return": {}}
+    assert client.execute("query-balloon") == {"return": {"actual": 16 << 20}}
+    server.guest.set_balloon(8 << 20)
+    assert client.read()["data"] == {"actual": 8 << 20}
+    assert client.execute("query-balloon") == {"return": {"actual": 8 << 20}}
+
+
+def test_a_guest_without_a_balloon_has_none_to_change(server: FakeQMPServer) -> None:
+    with pytest.raises(FakeQMPServerError, match="the machine has none"):
+        server.guest.set_balloon(1 << 20)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..guest_dump import DumpState, Region, memory_map, overlap, write_elf
-from ..hardware import memory_size, parts, vcpus
+from ..hardware import memory_size, vcpus
 from ..replies import CommandFailed, NotModelled
 from .registry import Context, Registry
 
@@ -174,8 +174,7 @@ def _save(path: str, size: int) -> None:
 
 
 def _check_balloon(context: Context) -> None:
-    drivers = (part.driver for part in parts(context.machine))
-    if not any(driver.startswith("virtio-balloon") for driver in drivers):
+    if not context.machine.has_balloon:
         raise CommandFailed("No balloon device has been activated", "DeviceNotActive")
 
 
