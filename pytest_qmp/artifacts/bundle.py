@@ -43,8 +43,8 @@ def prepare_folder(folder: Path) -> None:
         OSError: it can't be made.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        (folder / ".gitignore").open("x").write("*\n")
+    with contextlib.suppress(FileExistsError), (folder / ".gitignore").open("x") as ignore:
+        ignore.write("*\n")
 
 
 def clear_bundles(folder: Path) -> None:
@@ -85,24 +85,26 @@ def write_bundle(
     prepare_folder(folder)
     place = folder / bundle_name(test)
     status: dict[str, Any] = {"test": test, "reason": reason, "machines": []}
-    for machine in machines:
-        own = place if len(machines) == 1 else place / bundle_name(machine.label)
-        own.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _directory(own) as directory:
-            for name, data in _files(machine):
-                with _fresh_file(directory, name) as file:
-                    file.write(data)
-        status["machines"].append(_describe(machine, ask))
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _directory(place) as directory, _fresh_file(directory, _STATUS) as file:
-        file.write(json.dumps(status, indent=2, default=str).encode() + b"\n")
+    with _directory(place) as directory:
+        for machine in machines:
+            own = "." if len(machines) == 1 else bundle_name(machine.label)
+            with _directory(own, directory) as inner:
+                for name, data in _files(machine):
+                    with _fresh_file(inner, name) as file:
+                        file.write(data)
+            status["machines"].append(_describe(machine, ask))
+        with _fresh_file(directory, _STATUS) as file:
+            file.write(json.dumps(status, indent=2, default=str).encode() + b"\n")
     return place
 
 
 @contextlib.contextmanager
-def _directory(path: Path) -> Iterator[int]:
+def _directory(path: Path | str, parent: int | None = None) -> Iterator[int]:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700, dir_fd=parent)
     # A link that somebody has put in its place is refused.
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    directory = os.open(path, flags, dir_fd=parent)
     try:
         yield directory
     finally:

@@ -27,6 +27,7 @@ from pytest_qmp import (
     VMConfig,
     VMConfigError,
 )
+from pytest_qmp.artifacts.bundle import write_bundle
 from pytest_qmp.text import last_lines, printable
 from pytest_qmp.vm import host
 from pytest_qmp.vm.argv import build_argv
@@ -391,7 +392,7 @@ def test_the_words_of_a_guest_agent_are_harmless(attack: str, peers: list[Peer])
     left, right = socket.socketpair()
 
     def serve() -> None:
-        with right, right.makefile("rb") as lines:
+        with contextlib.suppress(OSError), right, right.makefile("rb") as lines:
             for line in lines:
                 request = json.loads(line.lstrip(b"\xff"))
                 if request["execute"] == "guest-sync-delimited":
@@ -430,3 +431,46 @@ def test_what_workers_share_is_this_users_alone(tmp_path: Path) -> None:
         state["a"] = 1
     modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()}
     assert modes == {"x.json": 0o600, "x.lock": 0o600}
+
+
+@pytest.fixture
+def two() -> Iterator[list[VirtualMachine]]:
+    """Two machines of a test that failed."""
+    with VirtualMachine(backend="fake") as one, VirtualMachine(backend="fake") as other:
+        yield [one, other]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_bundle_is_this_users_alone(
+    tmp_path: Path, two: list[VirtualMachine], count: int
+) -> None:
+    place = write_bundle(tmp_path / "artifacts", "test_it", "failed", two[:count])
+    for one in (tmp_path / "artifacts", place, *place.rglob("*")):
+        assert stat.S_IMODE(one.stat().st_mode) & 0o077 == 0, one
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("link", ["folder", "file", "inner folder"])
+def test_a_link_in_the_artifacts_leads_nowhere(
+    tmp_path: Path, two: list[VirtualMachine], count: int, link: str
+) -> None:
+    machines = two[:count]
+    place = write_bundle(tmp_path / "artifacts", "test_it", "failed", machines)
+    victim = tmp_path / "victim"
+    if link == "file":
+        victim.write_text("precious")
+        for one in [one for one in place.rglob("*") if one.is_file()]:
+            one.unlink()
+            one.symlink_to(victim)
+        write_bundle(tmp_path / "artifacts", "test_it", "failed", machines)
+        assert victim.read_text() == "precious"
+        assert not any(one.is_symlink() for one in place.rglob("*"))
+        return
+    victim.mkdir()
+    inner = next((one for one in place.iterdir() if one.is_dir()), place)
+    moved = place if link == "folder" else inner
+    moved.rename(tmp_path / "away")
+    moved.symlink_to(victim)
+    with pytest.raises(OSError, match=r"Not a directory|symbolic"):
+        write_bundle(tmp_path / "artifacts", "test_it", "failed", machines)
+    assert list(victim.iterdir()) == []
