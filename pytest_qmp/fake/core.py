@@ -28,6 +28,8 @@ from .versions import find_dialect, load_schema
 __all__ = ["Core"]
 
 _NEGOTIATE = "qmp_capabilities"
+#: They don't tell whether there are any devices yet: those of a command line take time to make.
+_NEED_NO_DEVICE = frozenset({_NEGOTIATE, "query-name", "query-status", "query-version", "quit"})
 _SIGABRT = -6
 
 
@@ -247,6 +249,8 @@ class Core:
         if handler is None:
             raise self._not_modelled(call.command, call.command)
         context = Context(self.dialect, self.machine, session)
+        if call.command not in _NEED_NO_DEVICE and not self.machine.preconfig:
+            self.machine.devices.start()
         try:
             value = handler(context, call.arguments)
         except NotModelled as lack:
