@@ -42,6 +42,10 @@ OTHER_NAMES = {"qmp_capabilities"}
 
 #: Members that are public to other modules of ours, and of no use in a test.
 INNER = {
+    pytest_qmp.FakeQMPServer: {
+        *("attach_console", "attach_monitor", "attach_nothing"),
+        *("ended_abruptly", "finish_writing", "take_warnings"),
+    },
     pytest_qmp.QMPClient: {"fileno", "wait_for_event_since", "wait_for_news"},
     pytest_qmp.AsyncQMPClient: {"fileno", "wait_for_event_since"},
     pytest_qmp.VirtualMachine: {"explain_end", "label", "started"},
@@ -131,7 +135,7 @@ def test_every_snippet_is_shown_somewhere() -> None:
 @pytest.fixture
 def workspace(pytester: pytest.Pytester) -> Path:
     """A folder as a user has it: the snippets, and what they use."""
-    for path in SNIPPETS.glob("*.py"):
+    for path in [*SNIPPETS.glob("*.py"), *SNIPPETS.glob("*.jsonl")]:
         shutil.copy(path, pytester.path)
     shutil.copy(ROOT / "examples" / "boot_sector.py", pytester.path)
     return pytester.path
