@@ -96,6 +96,8 @@ class Migration:
         mapped = enabled("mapped-ram")
         if mapped and address.kind != "file":
             raise CommandFailed("Migration requires seekable transport (e.g. file)")
+        if mapped and self.settings.parameters["tls-creds"]:
+            raise CommandFailed("Cannot use TLS with mapped-ram")
         several = enabled("multifd") or enabled("postcopy-preempt")
         if several and not mapped and not address.takes_channels:
             raise CommandFailed("Migration requires multi-channel URIs (e.g. tcp)")

@@ -119,6 +119,12 @@ class Listening:
     def shown(self) -> list[dict[str, object]]:
         """As ``query-migrate`` says it."""
         name = self._socket.getsockname()
+        if name[0] == "::":
+            everywhere = {"type": "inet", "port": str(name[1])}
+            return [
+                {**everywhere, "host": "::", "ipv6": True},
+                {**everywhere, "host": "0.0.0.0", "ipv4": True},
+            ]
         if self._socket.family == socket.AF_UNIX:
             return [{"type": "unix", "path": name}]
         family = "ipv6" if self._socket.family == socket.AF_INET6 else "ipv4"
@@ -163,6 +169,8 @@ def open_reader(address: Address, take: TakeDescriptor) -> Pipe:
         ours, theirs = os.pipe()
         return _run(address, ours, theirs, stdout=theirs)
     if address.kind == "fd":
+        if address.name[:1].isdecimal():
+            return Pipe(_inherited(address.name))
         return Pipe(_descriptor(address.name, take))
     try:
         descriptor = os.open(address.name, os.O_RDONLY | os.O_CLOEXEC)
@@ -203,11 +211,13 @@ def listen(address: Address) -> Listening:
     if address.kind == "unix":
         with suppress(OSError):
             os.unlink(address.name)
-    for family, target in _targets(address):
+    for family, target in _targets(address, passive=True):
         sock = socket.socket(family)
         try:
             if family != socket.AF_UNIX:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if not address.name:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             sock.bind(target)
             sock.listen()
         except OSError as error:
@@ -223,11 +233,15 @@ def listen(address: Address) -> Listening:
     raise CommandFailed(failure)
 
 
-def _targets(address: Address) -> list[tuple[int, Any]]:
+def _targets(address: Address, *, passive: bool = False) -> list[tuple[int, Any]]:
+    """Where to connect, or to listen: there an empty host stands for every address."""
     if address.kind == "unix":
         return [(socket.AF_UNIX, address.name)]
+    host = "::" if passive and not address.name else address.name
     try:
-        found = socket.getaddrinfo(address.name or None, address.port, type=socket.SOCK_STREAM)
+        if not host:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        found = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise CommandFailed(
             f"address resolution failed for {address}: {error.strerror or error}"
@@ -267,3 +281,12 @@ def _descriptor(name: str, take: TakeDescriptor) -> int:
     if found is None:
         raise CommandFailed(f"File descriptor named '{name}' has not been found")
     return found
+
+
+def _inherited(number: str) -> int:
+    """A copy of a descriptor that the process was started with."""
+    try:
+        return os.dup(int(number))
+    except (OSError, ValueError) as error:
+        reason = os.strerror(getattr(error, "errno", 0) or 22)
+        raise CommandFailed(f"Failed to get migration channel '{number}': {reason}") from None

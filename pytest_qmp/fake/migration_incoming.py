@@ -106,18 +106,24 @@ class Incoming:
 
     def _begin_at_start(self, uri: str, text: str) -> None:
         try:
-            self._open(uri, None, lambda name: None)
+            self._open(uri, None, lambda name: None, at_start=True)
         except CommandFailed as failed:
             reason = f"{text}: {failed.desc}"
             self._machine.clock.call_soon(lambda: self._machine.abort(reason))
 
     def _open(
-        self, uri: str | None, channels: list[Mapping[str, Any]] | None, take: TakeDescriptor
+        self,
+        uri: str | None,
+        channels: list[Mapping[str, Any]] | None,
+        take: TakeDescriptor,
+        *,
+        at_start: bool = False,
     ) -> None:
         dialect = self._machine.dialect
         if dialect.version < (10, 0):
             # That version tells it whether or not anybody asked for events.
-            self._machine.emit("MIGRATION", {"status": "setup"})
+            if not at_start:
+                self._machine.emit("MIGRATION", {"status": "setup"})
             address = read_address(dialect, uri, channels)
         else:
             address = read_address(dialect, uri, channels)

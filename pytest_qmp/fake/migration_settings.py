@@ -82,6 +82,9 @@ _RANGES: dict[str, tuple[int, int, str]] = {
     "announce-max": (0, 100000, "a value between 0 and 100000"),
     "announce-rounds": (0, 1000, "a value between 0 and 1000"),
     "announce-step": (1, 10000, "a value between 1 and 10000"),
+}
+#: The same, of those that come after all else.
+_LAST_RANGES: dict[str, tuple[int, int, str]] = {
     "x-vcpu-dirty-limit-period": (1, 1000, "a value between 1 and 1000"),
     "vcpu-dirty-limit": (1, 2**64, ""),
     "x-rdma-chunk-size": (1 << 20, 1 << 30, "a power of 2 in the range 1MiB to 1024MiB"),
@@ -143,7 +146,25 @@ class MigrationSettings:
         for name in ("tls-creds", "tls-hostname", "tls-authz"):
             if wanted[name] is None:
                 wanted[name] = ""
-        for name, (lowest, highest, text) in _RANGES.items():
+        self._check_ranges(wanted, _RANGES)
+        _check_mapping(wanted.get("block-bitmap-mapping", []))
+        if self.enabled("zero-copy-send") and _is_compressed(wanted):
+            raise CommandFailed(_ZERO_COPY)
+        # QEMU looks at what was set before: there is no way back.
+        if self.enabled("mapped-ram") and _is_compressed(self.parameters):
+            raise CommandFailed(
+                "Mapped-ram only available for non-compressed non-TLS multifd migration"
+            )
+        self._check_ranges(wanted, _LAST_RANGES)
+        if self._dialect.version < (10, 0, 0):
+            for name in _LEVELS:
+                wanted[name] = self.parameters[name]
+        self.parameters = wanted
+
+    def _check_ranges(
+        self, wanted: Mapping[str, Any], ranges: Mapping[str, tuple[int, int, str]]
+    ) -> None:
+        for name, (lowest, highest, text) in ranges.items():
             if name not in wanted or (name in _LEVELS and self._dialect.version < (10, 0, 0)):
                 continue
             if name == "max-cpu-throttle":
@@ -152,14 +173,6 @@ class MigrationSettings:
             odd = name in _POWERS_OF_TWO and value & (value - 1)
             if odd or not lowest <= value <= highest:
                 self._refuse_parameter(name, _SHOWN.get(name, text))
-        _check_mapping(wanted.get("block-bitmap-mapping", []))
-        compressed = wanted["multifd-compression"] != "none" or wanted["tls-creds"]
-        if self.enabled("zero-copy-send") and compressed:
-            raise CommandFailed(_ZERO_COPY)
-        if self._dialect.version < (10, 0, 0):
-            for name in _LEVELS:
-                wanted[name] = self.parameters[name]
-        self.parameters = wanted
 
     def _refuse_parameter(self, name: str, text: str) -> NoReturn:
         old = self._dialect.version < (11, 0, 0)
@@ -175,7 +188,6 @@ class MigrationSettings:
     def _refusal(self, on: set[str], incoming_began: bool) -> str:
         """Why QEMU can't have these on at the same time; "" where it can."""
         new = self._dialect.version >= (10, 0, 0)
-        compressed = self.parameters["multifd-compression"] != "none"
         for refused, text in (
             (
                 self._dialect.version >= (11, 0, 0) and "x-colo" in on and "return-path" not in on,
@@ -201,8 +213,7 @@ class MigrationSettings:
                 and (
                     "multifd" not in on
                     or bool(on & {"compress", "xbzrle"})
-                    or compressed
-                    or bool(self.parameters["tls-creds"])
+                    or _is_compressed(self.parameters)
                 ),
                 _ZERO_COPY,
             ),
@@ -229,7 +240,6 @@ class MigrationSettings:
                 new and "multifd" in on and incoming_began and not self.enabled("multifd"),
                 "Multifd must be set before incoming starts",
             ),
-            (new and {"multifd", "xbzrle"} <= on, "Multifd is not compatible with xbzrle"),
             (
                 "switchover-ack" in on and "return-path" not in on,
                 "Capability 'switchover-ack' requires capability 'return-path'",
@@ -242,6 +252,7 @@ class MigrationSettings:
                 "dirty-limit" in on,
                 "dirty-limit requires KVM with accelerator property 'dirty-ring-size' set",
             ),
+            (new and {"multifd", "xbzrle"} <= on, "Multifd is not compatible with xbzrle"),
             (
                 {"mapped-ram", "xbzrle"} <= on,
                 "Mapped-ram migration is incompatible with xbzrle",
@@ -268,6 +279,11 @@ def _capability_names(schema: Schema) -> tuple[str, ...]:
     if not isinstance(found, EnumType):
         raise TypeError(f"a capability is {found}, not one of several names")
     return tuple(found.values)
+
+
+def _is_compressed(parameters: Mapping[str, Any]) -> bool:
+    """Whether it is compressed, or goes through TLS."""
+    return parameters["multifd-compression"] != "none" or bool(parameters["tls-creds"])
 
 
 def _check_mapping(mapping: list[dict[str, Any]]) -> None:
