@@ -1,7 +1,7 @@
 """A small program that starts QEMU: the one that the guide tests."""
 
+import socket
 import subprocess
-import tempfile
 
 from pytest_qmp import QMPClient
 
@@ -12,19 +12,22 @@ class LaunchError(Exception):
 
 def run_once(name: str) -> str:
     """Starts a machine, asks it for its name, and ends it."""
-    with tempfile.TemporaryDirectory() as folder:
-        socket = f"{folder}/qmp.sock"
-        arguments = ["-M", "none", "-nodefaults", "-display", "none", "-S", "-name", name]
-        monitor = ["-qmp", f"unix:{socket},server=on"]
+    ours, theirs = socket.socketpair()
+    fd = theirs.fileno()
+    arguments = ["-M", "none", "-nodefaults", "-display", "none", "-S", "-name", name]
+    monitor = ["-chardev", f"socket,id=qmp,fd={fd}", "-mon", "chardev=qmp,mode=control"]
+    with theirs:
         qemu = subprocess.Popen(
-            ["qemu-system-x86_64", *arguments, *monitor], stderr=subprocess.PIPE, text=True
+            ["qemu-system-x86_64", *arguments, *monitor],
+            pass_fds=[fd],
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        try:
-            with QMPClient.connect(socket, timeout=5) as qmp:
-                answer: str = qmp.execute("query-name")["name"]
-                qmp.execute("quit")
-        except (ConnectionError, TimeoutError):
-            qemu.kill()
-            raise LaunchError(qemu.communicate()[1]) from None
-        qemu.communicate(timeout=10)
-        return answer
+    try:
+        with QMPClient.connect(ours, timeout=10) as qmp:
+            answer: str = qmp.execute("query-name")["name"]
+            qmp.execute("quit")
+    except ConnectionError:
+        raise LaunchError(qemu.communicate()[1]) from None
+    qemu.communicate(timeout=10)
+    return answer
