@@ -53,8 +53,25 @@ MAKE: dict[str, tuple[str, dict[str, Any]]] = {
     "cryptodev": ("object-add", {"qom-type": "cryptodev-backend-builtin", "id": "cry"}),
 }
 NAMES = {"netdev": "net", "drive": "disk", "chardev": "chr", "memdev": "mem", "cryptodev": "cry"}
+#: What a type needs besides.
+NEEDS: dict[str, dict[str, Any]] = {
+    "nvme": {"serial": "1"},
+    "pci-bridge": {"chassis_nr": 1},
+    "pci-bridge-seat": {"chassis_nr": 1},
+    "usb-mtp": {"rootdir": "/tmp"},
+    "pxb": {"bus_nr": 8},
+}
 #: No property takes it; how it is refused shows whether a property can be set, and to what.
 NO_VALUE = {"nosuch": 1}
+#: What a type needs besides, in a form that every machine has.
+NEEDS: dict[str, dict[str, Any]] = {
+    "nvme": {"serial": "1"},
+    "nvme-ns": {},
+    "pci-bridge": {"chassis_nr": 1},
+    "pci-bridge-seat": {"chassis_nr": 1},
+    "usb-mtp": {"rootdir": "/tmp"},
+    "pxb": {"bus_nr": 8},
+}
 QUERIES = [
     *("query-pci", "query-cpus-fast", "query-hotpluggable-cpus", "query-memory-devices"),
     *("query-current-machine", "query-kvm", "query-memdev", "query-iothreads"),
@@ -142,10 +159,14 @@ class Host:
         self.qemu: Qemu | None = None
 
     def ask(self, command: str, **arguments: Any) -> Any:
+        names = {key.replace("_", "-"): value for key, value in arguments.items()}
+        return self.send(command, names)
+
+    def send(self, command: str, arguments: dict[str, Any]) -> Any:
         if self.qemu is None:
             self.qemu = Qemu(self.binary, self.args)
         try:
-            return self.qemu.ask(command, **arguments)
+            return self.qemu.send(command, arguments)
         except Ended as ended:
             self.renew()
             return {"abort": str(ended)}
@@ -276,13 +297,12 @@ def record_device(binary: str, args: list[str], driver: str, wanted: set[str]) -
         if "error" in bare or "abort" in bare:
             found["bare"] = bare
             wanted = wanted & set(MAKE)
-            if wanted and "error" in bare:
+            arguments.update(NEEDS.get(driver, {}))
+            if (wanted or arguments) and "error" in bare:
                 for need in wanted:
-                    command, values = MAKE[need]
-                    if host.qemu is not None:
-                        host.qemu.send(command, values)
+                    host.send(*MAKE[need])
                     arguments[need] = NAMES[need]
-                outcome = host.ask("device_add", driver=driver, id="dut", **arguments)
+                outcome = host.send("device_add", {"driver": driver, "id": "dut", **arguments})
         if outcome == {}:
             found["with"] = sorted(arguments)
             found["tree"] = record_tree(host, "/machine/peripheral/dut")
@@ -304,7 +324,7 @@ def pci_entry(buses: Any) -> Any:
 
 def record_cold(binary: str, args: list[str], driver: str, wanted: set[str]) -> dict[str, Any]:
     """The same on the command line."""
-    given = {need: NAMES[need] for need in wanted & set(MAKE)}
+    given = {need: NAMES[need] for need in wanted & set(MAKE)} | NEEDS.get(driver, {})
     backends = {
         "netdev": ["-netdev", "hubport,id=net,hubid=0"],
         "drive": ["-blockdev", "null-co,node-name=disk,size=1048576"],
@@ -313,7 +333,7 @@ def record_cold(binary: str, args: list[str], driver: str, wanted: set[str]) -> 
         "cryptodev": ["-object", "cryptodev-backend-builtin,id=cry"],
     }
     text = ",".join([f"{driver},id=dut", *(f"{key}={value}" for key, value in given.items())])
-    options = [option for need in given for option in backends[need]]
+    options = [option for need in given for option in backends.get(need, [])]
     with Host(binary, [*args, *options, "-device", text]) as host:
         try:
             host.qemu = Qemu(binary, host.args)

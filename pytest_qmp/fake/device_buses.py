@@ -75,6 +75,8 @@ class Buses:
         if kind is None:
             return None
         found = self._search(self._main(), None, kind)
+        if found is not None and self.is_full(found) and self._version >= (11, 0, 0):
+            raise CommandFailed(f"A '{kind}' bus was found but is full")
         if found is None or self.is_full(found):
             raise CommandFailed(f"No '{kind}' bus found for device '{driver}'")
         return found

@@ -334,6 +334,7 @@ class Devices:
         refused = failed(found.get("bare"))
         if self._is_a(node.kind, "pc-dimm"):
             refused = None
+            self._check_nvdimm(node)
             self._memory.check(values)
         if refused is not None and "tree" in found:
             if not set(found.get("with", ())) <= values.keys():
@@ -355,6 +356,16 @@ class Devices:
         holder.add_child(node)
         if bus is not None:
             self.buses.attach(bus, node)
+
+    def _check_nvdimm(self, node: Node) -> None:
+        machine = self._machine.objects.tree.root.children["machine"]
+        asked = any(
+            "nvdimm=on" in text
+            for option, text in self._machine.options.pairs
+            if option in ("M", "machine")
+        )
+        if node.kind == "nvdimm" and not asked and not machine.value("nvdimm"):
+            raise CommandFailed("nvdimm is not enabled: missing 'nvdimm' in '-M'")
 
     def _adopt_buses(self, node: Node) -> None:
         """Says who handles plugging on the buses of a bridge, which depends on the machine."""

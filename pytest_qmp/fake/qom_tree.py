@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,11 @@ from .member_order import StringTable
 from .replies import CommandFailed
 
 __all__ = ["Node", "Row", "build", "new_container", "not_found"]
+
+#: How many properties of an object's own that are no children may precede its first child, and
+#: how many orders of adding them are tried.
+_MIXED = 8
+_ATTEMPTS = 40
 
 
 def not_found(path: str) -> CommandFailed:
@@ -95,10 +101,38 @@ class Node:
             self._reorder()
 
     def rename(self, child: Node, name: str) -> None:
-        """Gives a child another name, at its place."""
-        self.order[self.order.index(child.name)] = name
+        """Gives a child another name, which may give it another place in the listing."""
+        history = self._history()
         self.children[name] = self.children.pop(child.name)
+        self.order[self.order.index(child.name)] = name
+        if history:
+            table = StringTable()
+            for text in history:
+                table.add(name if text == child.name else text)
+            self.order[len(self.order) - len(history) :] = reversed(list(table))
         child.name = name
+
+    def _history(self) -> list[str]:
+        """Its own properties, which end the listing, in an order of adding that leads to it.
+
+        [] if there is none to be found: the order is not recorded, and collisions depend on it.
+        """
+        first = next((n for n, name in enumerate(self.order) if name in self.children), 0)
+        shuffler = random.Random(0)
+        for start in range(first, max(first - _MIXED, -1), -1):
+            wanted = self.order[start:]
+            # PCI's own come first.
+            attempt = sorted(wanted[::-1], key=lambda name: not name.startswith("bus master"))
+            attempt.sort(key=lambda name: not name.startswith("bus master container"))
+            for _ in range(_ATTEMPTS):
+                table = StringTable()
+                for text in attempt:
+                    table.add(text)
+                if list(table) == wanted[::-1]:
+                    return attempt
+                attempt = attempt[:]
+                shuffler.shuffle(attempt)
+        return []
 
     def walk(self) -> Iterator[Node]:
         """Itself and all that is below it."""
