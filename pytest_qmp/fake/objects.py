@@ -188,16 +188,20 @@ class Objects:
 
     def _start(self) -> None:
         """The objects of the command line, and what it says of the machine's memory."""
-        for option, text in self._options.pairs:
-            if option == "object":
-                self._start_one(parse_value(text, "qom-type"))
-        for option, text in self._options.pairs:
+        pairs = self._options.pairs
+        given = [parse_value(text, "qom-type") for option, text in pairs if option == "object"]
+        names = {one.get("id") for one in given}
+        for option, text in pairs:
             if option in ("M", "machine"):
                 backend = parse_value(text, "type").get("memory-backend")
-                if backend is not None and backend in self.container.children:
-                    self.container.remove("pc.ram")
+                if backend is not None and backend in names:
+                    # The machine makes none of its own then, and that name is free.
+                    if "pc.ram" in self.container.children:
+                        self.container.remove("pc.ram")
                     machine = self.tree.root.children["machine"]
                     machine.set_value("memory-backend", f"/objects/{backend}")
+        for one in given:
+            self._start_one(one)
 
     def _start_one(self, given: dict[str, Any]) -> None:
         kind, name = given.get("qom-type"), given.get("id")
