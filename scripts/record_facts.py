@@ -63,15 +63,6 @@ NEEDS: dict[str, dict[str, Any]] = {
 }
 #: No property takes it; how it is refused shows whether a property can be set, and to what.
 NO_VALUE = {"nosuch": 1}
-#: What a type needs besides, in a form that every machine has.
-NEEDS: dict[str, dict[str, Any]] = {
-    "nvme": {"serial": "1"},
-    "nvme-ns": {},
-    "pci-bridge": {"chassis_nr": 1},
-    "pci-bridge-seat": {"chassis_nr": 1},
-    "usb-mtp": {"rootdir": "/tmp"},
-    "pxb": {"bus_nr": 8},
-}
 QUERIES = [
     *("query-pci", "query-cpus-fast", "query-hotpluggable-cpus", "query-memory-devices"),
     *("query-current-machine", "query-kvm", "query-memdev", "query-iothreads"),
