@@ -61,6 +61,9 @@ class EventTap:
         self._answers: dict[int, Any] = {}
         self._ended = False
         sock.setblocking(False)
+        # It lies in the socket by the time that QEMU first reads.
+        self._greeting = self._send("qmp_capabilities")
+        self._awaited.add(self._greeting)
 
     def negotiate(self, deadline: Deadline) -> None:
         """Reads the greeting and negotiates, in the caller's thread: from then on events come.
@@ -70,11 +73,9 @@ class EventTap:
             QMPTimeoutError: it did not answer in time.
         """
         __tracebackhide__ = True
-        number = self._send("qmp_capabilities")
-        self._awaited.add(number)
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        while number not in self._answers:
+        while self._greeting not in self._answers:
             if not poll.poll(deadline.poll_milliseconds()):
                 raise QMPTimeoutError("QEMU's second monitor did not answer in time")
             if not self.read():

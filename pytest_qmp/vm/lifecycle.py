@@ -75,6 +75,7 @@ class MachineLife(MachineIdentity):
             wires = self._backend.start(tuple(self.config.consoles), deadline)
             if wires.second_monitor is not None:
                 self._releases.append(wires.second_monitor.close)
+                self._oversight.open_tap(wires.second_monitor)
             for name, sock in wires.consoles.items():
                 self._connect_console(name, sock)
             self._qmp = QMPClient.connect(
@@ -82,8 +83,7 @@ class MachineLife(MachineIdentity):
                 timeout=deadline,
                 peer=self._peer_name(),
             )
-            if wires.second_monitor is not None:
-                self._oversight.watch_machine(wires.second_monitor, deadline)
+            self._oversight.watch_machine(deadline)
         except BaseException as error:
             try:
                 failure = self._launch_failure(error)

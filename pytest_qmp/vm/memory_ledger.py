@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_qmp.errors import VMConfigError, VMLaunchError
-from pytest_qmp.qmp.deadline import Deadline, seconds
+from pytest_qmp.qmp.deadline import limits
 from pytest_qmp.vm.config import VMConfig, memory_bytes
 from pytest_qmp.vm.host_memory import available_memory, format_memory, total_memory
 from pytest_qmp.vm.shared_state import SharedState, process_started
@@ -92,7 +92,7 @@ class MemoryLedger:
             size: bytes.
             who: whose it is, for the messages of others.
             on_wait: is told once what is waited for and who has it, if that takes a second.
-            timeout: seconds; None: no limit.
+            timeout: seconds; None: no limit but the test's own.
 
         Raises:
             VMLaunchError: it can never be had: it is more than the host has or than the maximum,
@@ -100,7 +100,7 @@ class MemoryLedger:
         """
         self._refuse_if_never(size, who)
         reservation = Reservation(self, uuid.uuid4().hex)
-        deadline = Deadline(timeout)
+        deadline = limits.deadline(timeout)
         pause, told = _FIRST_LOOK_SECONDS, False
         try:
             while True:
@@ -110,7 +110,7 @@ class MemoryLedger:
                     return reservation
                 if deadline.expired:
                     raise VMLaunchError(
-                        f"waited {seconds(timeout)} for {obstacle}. Run fewer workers at a time, "
+                        f"waited {deadline.words} for {obstacle}. Run fewer workers at a time, "
                         "or give the machines less memory"
                     )
                 if not told and deadline.elapsed >= _QUIET_SECONDS:

@@ -50,6 +50,7 @@ class Oversight:
         self._tap: EventTap | None = None
         self._attendances: list[Attendance] = []
         self._pidfd = -1
+        self._watches = False
         self._killed_for_memory = _memory_kills()
 
     def watch_console(self, name: str, sock: socket.socket) -> OutputStream:
@@ -69,7 +70,11 @@ class Oversight:
         self._attendances.append(drain(sock, feed))
         return stream
 
-    def watch_machine(self, monitor: socket.socket, deadline: Deadline) -> None:
+    def open_tap(self, monitor: socket.socket) -> None:
+        """Takes the second monitor, as soon as it is there."""
+        self._tap = EventTap(monitor, self.board.on_event, self.board.on_status)
+
+    def watch_machine(self, deadline: Deadline) -> None:
         """Watches events and the process, from now on.
 
         Raises:
@@ -77,16 +82,18 @@ class Oversight:
             QMPTimeoutError: its second monitor does not answer.
         """
         __tracebackhide__ = True
-        tap = EventTap(monitor, self.board.on_event, self.board.on_status)
-        self._tap = tap
+        tap = self._tap
+        if tap is None:
+            return
         tap.negotiate(deadline)
+        self._watches = True
         pid = self._backend.pid
         if pid is not None and hasattr(os, "pidfd_open"):
             self._pidfd = os.pidfd_open(pid)
             self._attendances.append(attend(self._pidfd, self._on_process_end))
-            self._attendances.append(attend(monitor.fileno(), tap.read))
+            self._attendances.append(attend(tap.sock.fileno(), tap.read))
         else:
-            self._attendances.append(attend(monitor.fileno(), self._read_until_end))
+            self._attendances.append(attend(tap.sock.fileno(), self._read_until_end))
 
     def _on_process_end(self) -> bool:
         if self._tap is not None:
@@ -125,7 +132,7 @@ class Oversight:
 
     def close(self) -> None:
         """Stops watching. Idempotent."""
-        if self._tap is not None:
+        if self._watches:
             self.board.wait_until_all_seen(Deadline(_SYNC_SECONDS))
         for attendance in self._attendances:
             attendance.stop()
