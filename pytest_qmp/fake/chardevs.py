@@ -128,6 +128,17 @@ class Chardevs:
                 raise CommandFailed(f"chardev '{label}' is already in use")
             raise CommandFailed(f"Device '{label}' is in use")
 
+    def take(self, label: str, user: str) -> None:
+        """Something uses a device from now on.
+
+        Raises:
+            CommandFailed: there is none of that name, or nothing more can use it.
+        """
+        if label not in self._all:
+            raise CommandFailed(f"Device '{label}' not found", "DeviceNotFound")
+        self.check_free(label)
+        self.attach(label, user)
+
     def attach(self, label: str, user: str, kind: str = "") -> None:
         """Something uses a device from now on; nothing happens if there is none of that name.
 

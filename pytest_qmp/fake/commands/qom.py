@@ -93,13 +93,21 @@ def qom_set(context: Context, arguments: Mapping[str, Any]) -> Any:
 
 @commands.handles("object-add")
 def object_add(context: Context, arguments: Mapping[str, Any]) -> Any:
-    context.machine.objects.add(arguments)
+    objects, chardevs = context.machine.objects, context.machine.chardevs
+    objects.add(arguments)
+    if "chardev" in arguments:
+        try:
+            chardevs.take(arguments["chardev"], f"object {arguments['id']}")
+        except CommandFailed:
+            objects.delete(arguments["id"])
+            raise
     return {}
 
 
 @commands.handles("object-del")
 def object_del(context: Context, arguments: Mapping[str, Any]) -> Any:
     context.machine.objects.delete(arguments["id"])
+    context.machine.chardevs.detach(f"object {arguments['id']}")
     return {}
 
 
