@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_qmp import VMConfig, VMLaunchError
+from pytest_qmp.qmp.deadline import limits
 from pytest_qmp.vm.host_memory import available_memory, format_memory, total_memory
 from pytest_qmp.vm.memory_ledger import MemoryLedger, guest_memory
 from pytest_qmp.vm.shared_state import SharedState, process_started
@@ -245,6 +246,17 @@ def test_a_wait_has_a_limit_and_leaves_nothing(
         book.reserve(2 * GIB, "mine", timeout=0.1)
     with SharedState(file).locked() as state:
         assert [one["who"] for one in state["entries"]] == ["the other"]
+
+
+def test_a_wait_does_not_outlive_its_test(book: MemoryLedger, other: Other) -> None:
+    other.tell("3")
+    other.done()
+    end = limits.end_waits_by(time.monotonic() + 0.1, " (all that the test has left)")
+    try:
+        with pytest.raises(VMLaunchError, match=r"waited 0\.\d+ s \(all that the test has left\) for"):
+            book.reserve(2 * GIB, "mine")
+    finally:
+        limits.lift(end)
 
 
 def test_what_a_killed_process_had_is_free_again(book: MemoryLedger, other: Other) -> None:
