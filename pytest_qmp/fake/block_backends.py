@@ -33,6 +33,7 @@ class Backend:
         removable: its medium can be changed.
         tray: its device has a tray.
         throttling: what ``block_set_io_throttle`` set, None for nothing.
+        last_read_only: its last medium could not be written.
         io_status: ``ok``, ``failed`` or ``nospace``; None where its device has none.
     """
 
@@ -54,10 +55,8 @@ class Backend:
     root: Edge | None = None
     user: User = field(default_factory=lambda: User("", is_backend=True))
     throttling: dict[str, Any] | None = None
-    throttle_group: str | None = None
+    last_read_only: bool = False
     histograms: dict[str, Any] = field(default_factory=dict)
-    #: What ``-drive`` says about the medium, for one that is put in later.
-    open_options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def node(self) -> Node | None:
@@ -184,6 +183,7 @@ class Backends:
         """Takes the node from a backend."""
         root, backend.root = backend.root, None
         if root is not None:
+            backend.last_read_only = root.child.read_only
             self._graph.unlink(root)
 
     def find(self, device: str | None, device_id: str | None) -> Backend:

@@ -57,7 +57,7 @@ def image_info(dialect: Dialect, node: Node, *, flat: bool) -> dict[str, Any]:
 
 def node_info(dialect: Dialect, node: Node, *, flat: bool = False) -> dict[str, Any]:
     """``BlockDeviceInfo`` of a node."""
-    depth = sum(1 for _ in _chain(node)) - 1
+    depth = 0 if flat else sum(1 for _ in _chain(node)) - 1
     info: dict[str, Any] = {
         "file": filename(node),
         "node-name": node.name,

@@ -24,7 +24,9 @@ _STRONG = {
 }
 _SCHEMES = {"null-co": "null-co://", "null-aio": "null-aio://"}
 #: Drivers that go by the name of what is below, if there is nothing else to say.
-_GO_BY_CHILD = frozenset({"raw", "qcow2", "snapshot-access"})
+#: Drivers that always go by it.
+_BORROW = frozenset({"snapshot-access", "copy-before-write", "mirror_top", "commit_top"})
+_GO_BY_CHILD = frozenset({"raw", "qcow2"})
 
 
 def name_node(node: Node) -> None:
@@ -50,7 +52,7 @@ def exact_name(node: Node) -> str:
 
 def filename(node: Node) -> str:
     """The name of a node, as queries show it."""
-    if node.driver == "snapshot-access" and node.children:
+    if node.driver in _BORROW and node.children:
         return filename(node.children[0].child)
     return exact_name(node) or "json:" + emit(full_options(node))
 

@@ -118,6 +118,8 @@ class Opener:
             self._graph.check_name(name, self._backend_names())
         node = _make_node(name, driver, options)
         self._graph.add(node)
+        if driver in _READ_ONLY_FORMATS and not node.read_only:
+            raise CommandFailed("Image is read-only")
         if early is not None:
             how = _child_permissions(driver, options)
             self._link(node, early, "file", how)
@@ -137,8 +139,6 @@ class Opener:
             node.size = node.children[0].child.size
         elif driver == "nbd":
             _connect(options["server"])
-        elif driver in _READ_ONLY_FORMATS and not node.read_only:
-            raise CommandFailed("Image is read-only")
         elif driver in _FILTERS:
             self._open_filter(node, options)
         elif driver in _NOT_THIS_FORMAT:

@@ -124,6 +124,7 @@ def _add_drive(block: BlockLayer, argument: Argument, options: Options) -> None:
     if name in block.backends.by_drive:
         raise argument.failed(f"Duplicate ID '{name}' for drive")
     backend = Backend(drive=name)
+    backend.last_read_only = cdrom
     backend.rerror = keys.get("rerror", "auto")
     backend.werror = keys.get("werror", "auto")
     backend.user.text = f"block device '{name}'"

@@ -19,6 +19,12 @@ _FORMATS = frozenset(
         *("bochs", "cloop", "dmg", "throttle", "file"),
     }
 )
+_HISTOGRAMS = {
+    "boundaries-read": "rd",
+    "boundaries-write": "wr",
+    "boundaries-zap": "zone_append",
+    "boundaries-flush": "flush",
+}
 _THROTTLED = ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")
 
 
@@ -133,7 +139,7 @@ def blockdev_change_medium(context: Context, arguments: Mapping[str, Any]) -> An
     name = _shown(arguments)
     mode = arguments.get("read-only-mode", "retain")
     read_only = {"read-only": True, "read-write": False}.get(
-        mode, backend.node.read_only if backend.node else backend.reads_only
+        mode, backend.node.read_only if backend.node else backend.last_read_only
     )
     filename = arguments["filename"]
     kind = arguments.get("format")
@@ -206,8 +212,9 @@ def block_latency_histogram_set(context: Context, arguments: Mapping[str, Any]) 
     if not given:
         backend.histograms = {}
         return {}
-    for key in ("boundaries-read", "boundaries-write", "boundaries-flush"):
-        kind = key.removeprefix("boundaries-").replace("read", "rd").replace("write", "wr")
+    for key, kind in _HISTOGRAMS.items():
+        if key == "boundaries-zap" and context.dialect.version < (8, 2, 0):
+            continue
         bounds = arguments.get(key, arguments.get("boundaries"))
         if bounds is None:
             continue

@@ -11,7 +11,7 @@ from ..block_images import snapshot_info
 from ..block_jobs import Create
 from ..jobs import Job
 from ..replies import CommandFailed
-from .block_jobs import make_image
+from .block_jobs import make_image, root_node
 from .registry import Context, Registry
 
 commands = Registry()
@@ -82,9 +82,11 @@ def _put_on(context: Context, node: Node, overlay: Node) -> Callable[[], None]:
     block.set_backing(overlay, node)
     header.backing, header.backing_format = kept
     block.rename(overlay)
+    was_read_only, node.read_only = node.read_only, True
     block.close(overlay)
 
     def undo() -> None:
+        node.read_only = was_read_only
         if overlay in block.graph.nodes:
             block.set_backing(overlay, None)
             block.graph.replace(overlay, node)
@@ -102,7 +104,7 @@ def blockdev_snapshot_internal_sync(context: Context, arguments: Mapping[str, An
 def snapshot_internal(context: Context, arguments: Mapping[str, Any]) -> Callable[[], None]:
     """Keeps a node's state inside its image; returns what forgets it."""
     device, name = arguments["device"], arguments["name"]
-    node = context.machine.block.lookup(device)
+    node = root_node(context.machine.block, device)
     node.check_blockers("internal-snapshot")
     if node.read_only:
         raise CommandFailed(f"Device '{device}' is read only")
@@ -132,7 +134,7 @@ def _keep(context: Context, node: Node, name: str, state_size: int) -> dict[str,
 @commands.handles("blockdev-snapshot-delete-internal-sync")
 def blockdev_snapshot_delete_internal_sync(context: Context, arguments: Mapping[str, Any]) -> Any:
     device = arguments["device"]
-    node = context.machine.block.lookup(device)
+    node = root_node(context.machine.block, device)
     node.check_blockers("internal-snapshot-delete")
     ident, name = arguments.get("id"), arguments.get("name")
     if ident is None and name is None:
