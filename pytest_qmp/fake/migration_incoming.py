@@ -35,7 +35,7 @@ class Incoming:
     Attributes:
         status: as ``query-migrate`` says; None before it begins.
         expected: there is an ``-incoming``.
-        started: ``migrate-incoming`` has succeeded.
+        started: it is known where from.
     """
 
     def __init__(self, machine: Machine, settings: MigrationSettings) -> None:
@@ -51,6 +51,7 @@ class Incoming:
         given = [one for one in machine.options.arguments if one.option == "incoming"]
         self.expected = bool(given)
         if given and given[-1].value != "defer":
+            self.started = True
             self._begin_at_start(given[-1].value, given[-1].text)
 
     @property

@@ -107,9 +107,10 @@ class Outgoing:
         """Ends it early; nothing happens where none is under way."""
         if not self.under_way or self.status == "cancelling":
             return
-        interrupted = self.status == "pre-switchover" and self._machine.dialect.version >= (11, 0)
-        if interrupted:
-            self.error = "Switchover is interrupted"
+        version = self._machine.dialect.version
+        if self.status == "pre-switchover" and version >= (10, 0):
+            new = version >= (11, 0)
+            self.error = "Switchover is interrupted" if new else "Channel error: Input/output error"
         self._set("cancelling")
         pipe = self._pipe
         if pipe is None or not pipe.is_command or pipe.over or pipe.wait(0, writing=True):
@@ -153,6 +154,9 @@ class Outgoing:
             info["expected-downtime"] = self._settings.parameters["downtime-limit"]
             if self._machine.dialect.version >= (11, 0):
                 info["remaining"] = ram["remaining"]
+                if self.status == "pre-switchover":
+                    # It knows no bandwidth by which to guess.
+                    info["expected-downtime"] = 2**63 - 1
         if self._settings.enabled("xbzrle"):
             info["xbzrle-cache"] = {
                 "cache-size": self._settings.parameters["xbzrle-cache-size"],
@@ -296,7 +300,10 @@ class Outgoing:
     def _run_again(self) -> None:
         """The guest goes on where it was stopped for nothing."""
         if self._machine.status == "finish-migrate":
-            self._machine.unhalt(self._stopped_in)
+            status = self._stopped_in
+            if status != "running" and self._machine.dialect.version < (10, 0):
+                status = "postmigrate"
+            self._machine.unhalt(status)
 
     def _emit_pass(self) -> None:
         if self._settings.enabled("events"):

@@ -113,6 +113,121 @@ def test_a_panic_can_go_on(make_server: MakeServer, connect: Connect) -> None:
     assert client.status() == "running"
 
 
+def test_a_panic_can_fail_and_stop(make_server: MakeServer, connect: Connect) -> None:
+    server = make_server(args=["-action", "panic=exit-failure", "-no-shutdown"])
+    client = connect(server)
+    server.guest.panic()
+    names = [client.read()["event"] for _ in range(3)]
+    assert names == ["GUEST_PANICKED", "SHUTDOWN", "STOP"]
+    assert client.status() == "shutdown"
+
+
+@pytest.mark.parametrize(
+    ("action", "following", "status"),
+    [
+        ("reset", ["RESET"], "running"),
+        ("shutdown", ["POWERDOWN"], "running"),
+        ("pause", ["STOP"], "watchdog"),
+        ("debug", [], "running"),
+        ("none", [], "running"),
+        ("inject-nmi", [], "running"),
+    ],
+)
+def test_a_watchdog(
+    make_server: MakeServer, connect: Connect, action: str, following: list[str], status: str
+) -> None:
+    server = make_server(args=["-action", f"watchdog={action}"])
+    client = connect(server)
+    server.guest.watchdog()
+    event = client.read()
+    assert (event["event"], event["data"]) == ("WATCHDOG", {"action": action})
+    assert [client.read()["event"] for _ in following] == following
+    assert client.status() == status
+
+
+def test_a_watchdog_that_powers_off_says_nothing_more(
+    make_server: MakeServer, connect: Connect
+) -> None:
+    server = make_server(args=["-no-shutdown"])
+    client = connect(server)
+    assert client.execute("watchdog-set-action", action="poweroff") == {"return": {}}
+    server.guest.watchdog()
+    assert client.read()["event"] == "WATCHDOG"
+    assert client.at_eof()
+    assert server.exit_status == 0
+
+
+def test_a_watchdog_respects_no_reboot(make_server: MakeServer, connect: Connect) -> None:
+    server = make_server(args=["-no-reboot", "-no-shutdown"])
+    client = connect(server)
+    server.guest.watchdog()
+    assert [client.read()["event"] for _ in range(3)] == ["WATCHDOG", "SHUTDOWN", "STOP"]
+    assert client.status() == "shutdown"
+
+
+def test_a_crash_kernel_goes_on(server: FakeQMPServer, client: LineClient) -> None:
+    server.guest.crash_loaded()
+    event = client.read()
+    assert (event["event"], event["data"]) == ("GUEST_CRASHLOADED", {"action": "run"})
+    assert client.status() == "running"
+
+
+def test_a_paravirtual_shutdown(make_server: MakeServer, connect: Connect) -> None:
+    server = make_server("10.0")
+    client = connect(server)
+    server.guest.pv_shutdown()
+    assert client.read()["event"] == "GUEST_PVSHUTDOWN"
+    assert client.read()["data"] == {"guest": True, "reason": "guest-shutdown"}
+    assert client.at_eof()
+    with pytest.raises(FakeQMPServerError, match=r"7\.2 knows no shutdown by pvpanic"):
+        make_server("7.2").guest.pv_shutdown()
+
+
+@pytest.mark.parametrize(
+    ("version", "machine", "path"),
+    [
+        ("7.2", "pc", "/machine/unattached/device[9]"),
+        ("11.1", "pc", "/machine/unattached/device[3]/rtc"),
+        ("11.1", "q35", "/machine/unattached/device[2]/rtc"),
+    ],
+)
+def test_a_clock_that_is_set_is_told_once_a_second(
+    make_server: MakeServer, connect: Connect, version: str, machine: str, path: str
+) -> None:
+    server = make_server(version, args=["-M", machine], virtual_time=True)
+    client = connect(server)
+    for offset in (1, 2, 3):
+        server.guest.rtc_change(offset)
+    assert client.read()["data"] == {"offset": 1, "qom-path": path}
+    assert client.status() == "running"
+    server.advance(1)
+    assert client.read()["data"]["offset"] == 3
+    server.advance(5)
+    server.guest.rtc_change(4)
+    assert client.read()["data"]["offset"] == 4
+
+
+def test_a_guest_acts_whenever_it_boots(make_server: MakeServer, connect: Connect) -> None:
+    server = make_server(args=["-S", "-M", "q35"])
+    server.guest.on_boot(server.guest.suspend)
+    server.guest.on_wake(server.guest.reset)
+    client = connect(server)
+    assert client.events_then_reply("cont")[0] == ["RESUME"]
+    assert client.read()["event"] == "SUSPEND"
+    assert client.events_then_reply("system_wakeup")[0] == ["WAKEUP"]
+    assert [client.read()["event"] for _ in range(2)] == ["RESET", "SUSPEND"]
+    assert client.events_then_reply("system_reset")[0] == ["RESET"]
+    assert client.status() == "prelaunch"
+    assert client.events_then_reply("cont")[0] == ["RESUME"]
+    assert client.read()["event"] == "SUSPEND"
+
+
+def test_a_guest_that_runs_boots_at_once(server: FakeQMPServer, client: LineClient) -> None:
+    server.guest.on_boot(server.guest.poweroff)
+    assert client.read()["event"] == "SHUTDOWN"
+    assert client.at_eof()
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_suspend_and_wakeup(make_server: MakeServer, connect: Connect, version: str) -> None:
     server = make_server(version, args=["-M", "q35"])
