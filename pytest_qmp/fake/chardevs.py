@@ -26,6 +26,8 @@ _STACKED = (
 _OPENED_BY_GUEST = frozenset({"virtserialport", "usb-serial", "usb-braille"})
 #: Devices that cope with another backend.
 _SWAPPABLE = frozenset({"isa-serial", "pci-serial", "virtserialport", "virtconsole"})
+#: Kinds that take a descriptor of QEMU's.
+_WITH_DESCRIPTOR = frozenset({"file", "pipe", "serial", "pty", "socket", "udp"})
 #: How many users a multiplexer takes.
 _MUX_USERS = 4
 
@@ -40,6 +42,7 @@ class Chardev:
         users: who is in front of it: devices, monitors, multiplexers.
         is_open: the user in front of it listens.
         swappable: the user copes with another backend.
+        numbers: the descriptors of QEMU's that it takes.
     """
 
     label: str
@@ -47,6 +50,7 @@ class Chardev:
     users: list[str] = field(default_factory=list)
     is_open: bool = False
     swappable: bool = False
+    numbers: list[int] = field(default_factory=list)
 
     @property
     def shares(self) -> bool:
@@ -268,7 +272,8 @@ class Chardevs:
             backend = _OwnMonitor(self)
         else:
             backend = _LineBackend(described)
-        chardev = self._put(described.label, backend)
+        # One monitor and its client are counted with every QEMU.
+        chardev = self._put(described.label, backend, counted=not described.serves_client)
         chardev.users += described.users
         chardev.is_open, chardev.swappable = described.is_open, described.swappable
 
@@ -308,14 +313,18 @@ class Chardevs:
         for chardev in found:
             chardev.users.append(_user_of(label))
 
-    def _put(self, label: str, backend: AnyBackend) -> Chardev:
+    def _put(self, label: str, backend: AnyBackend, *, counted: bool = True) -> Chardev:
         chardev = self._all[label] = Chardev(label, backend)
+        if counted and backend.kind in _WITH_DESCRIPTOR and not isinstance(backend, _OwnMonitor):
+            chardev.numbers.append(self._descriptors.numbers.take())
         self._order.add(label)
         return chardev
 
     def _drop(self, chardev: Chardev) -> None:
         del self._all[chardev.label]
         self._order.remove(chardev.label)
+        for number in chardev.numbers:
+            self._descriptors.numbers.give_back(number)
         chardev.backend.close()
 
 

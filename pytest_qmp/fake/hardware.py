@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .command_line import parse_keys
+from .command_line import parse_keys, parse_value
 from .options import Options
 
 if TYPE_CHECKING:
     from .machine import Machine
 
-__all__ = ["Part", "is_pc", "memory_size", "parts", "vcpus"]
+__all__ = ["Part", "is_pc", "memory_size", "open_files", "parts", "vcpus"]
 
 _SIZE = re.compile(r"(?:size=)?(\d+)([bkmgtpe]?)", re.IGNORECASE)
 _SHIFTS = {"b": 0, "k": 10, "": 20, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
@@ -72,6 +72,32 @@ def memory_size(options: Options) -> int:
         if found:
             size = int(found[1]) << _SHIFTS[found[2].lower()]
     return size
+
+
+def open_files(options: Options, version: tuple[int, ...]) -> int:
+    """How many descriptors the objects, disks and adapters of a command line take."""
+    thread = 3 if version >= (11, 0, 0) else 2
+    by_object = {
+        "iothread": thread, "rng-random": 1, "memory-backend-memfd": 1, "memory-backend-file": 1
+    }  # fmt: skip
+    count = 0
+    for option, value in options.pairs:
+        if option == "object":
+            count += by_object.get(_first(value, "qom-type"), 0)
+        elif option == "blockdev":
+            count += _first(value, "driver") == "file"
+        elif option in ("drive", "hda", "hdb", "cdrom"):
+            count += option != "drive" or "file=" in value
+        elif option == "device":
+            count += _first(value, "driver") == "VGA" and version >= (10, 0, 0)
+    return count
+
+
+def _first(value: str, key: str) -> str:
+    try:
+        return str(parse_value(value, key).get(key, ""))
+    except ValueError:
+        return ""
 
 
 def vcpus(options: Options) -> int:

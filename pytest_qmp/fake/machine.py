@@ -13,9 +13,10 @@ from .clock import Clock
 from .compat_policy import CompatPolicy
 from .descriptors import Descriptors
 from .devices import Devices
+from .dirty_rate import DirtyRate
 from .event_rates import EventRates
 from .guest_dump import DumpState
-from .hardware import parts
+from .hardware import open_files, parts
 from .migration import Migration
 from .network import Network
 from .objects import Objects
@@ -67,6 +68,8 @@ class Machine:
         self.descriptors = Descriptors(
             dialect.first_descriptor, removes_late=dialect.removes_descriptors_late
         )
+        for _ in range(open_files(options, dialect.version)):
+            self.descriptors.numbers.take()
         self.chardevs = Chardevs(options, dialect, self.descriptors)
         self.screen = Screen(self)
         self.policy = CompatPolicy(options, dialect.name)
@@ -91,6 +94,7 @@ class Machine:
         self.preconfig = options.preconfig
         self.autostart = not options.paused
         self.migration = Migration(self)
+        self.dirty_rate = DirtyRate(dialect, clock, has_memory=options.machine != "none")
         self._on_boot: Callable[[], None] | None = None
         self._on_wake: Callable[[], None] | None = None
         self._booted = False

@@ -137,3 +137,30 @@ def test_what_comes_over_a_console_is_closed(server: FakeQMPServer, null: int) -
     assert console.recv(1) == b"z"
     assert open_count() == before
     console.close()
+
+
+@pytest.mark.parametrize(
+    ("args", "number"),
+    [
+        ((), 11),
+        (("-chardev", "file,id=f,path=/dev/null"), 12),
+        (("-chardev", "null,id=f"), 11),
+        (("-chardev", "socket,id=m,path=m,server=on,wait=off", "-mon", "m,mode=control"), 11),
+        (("-object", "iothread,id=i"), 13),
+        (("-blockdev", '{"driver":"file","node-name":"f","filename":"/dev/null"}'), 12),
+    ],
+)
+def test_numbers_are_those_that_qemu_has_free(
+    make_server: Callable[..., FakeQMPServer],
+    connect: Connect,
+    null: int,
+    args: tuple[str, ...],
+    number: int,
+) -> None:
+    client = connect(make_server("10.0", args=["-nodefaults", "-S", *args]))
+    assert pass_fds(client, "add-fd", [null]) == {"fdset-id": 0, "fd": number}
+    backend = {"type": "file", "data": {"out": os.devnull}}
+    assert client.execute("chardev-add", id="c", backend=backend) == {"return": {}}
+    assert pass_fds(client, "add-fd", [null]) == {"fdset-id": 1, "fd": number + 2}
+    client.execute("chardev-remove", id="c")
+    assert pass_fds(client, "add-fd", [null]) == {"fdset-id": 2, "fd": number + 1}
