@@ -9,6 +9,8 @@ from pathlib import Path
 __all__ = ["available_memory", "format_memory", "total_memory"]
 
 _ROOT = Path("/")
+# The first kind of control groups has no word for it, but a number that no host has.
+_NO_LIMIT = 1 << 62
 
 
 def total_memory(root: Path = _ROOT) -> int:
@@ -18,7 +20,7 @@ def total_memory(root: Path = _ROOT) -> int:
         root: where ``proc`` and ``sys`` are.
     """
     limits = [limit for limit, _ in _groups(root)]
-    return min([_meminfo(root).get("MemTotal") or _physical(), *limits])
+    return min([_meminfo(root, "MemTotal") or _physical(), *limits])
 
 
 def available_memory(root: Path = _ROOT) -> int:
@@ -28,7 +30,7 @@ def available_memory(root: Path = _ROOT) -> int:
         root: where ``proc`` and ``sys`` are.
     """
     spare = [max(0, limit - used) for limit, used in _groups(root)]
-    return min([_meminfo(root).get("MemAvailable") or total_memory(root), *spare])
+    return min([_meminfo(root, "MemAvailable") or total_memory(root), *spare])
 
 
 def format_memory(size: int) -> str:
@@ -44,13 +46,14 @@ def format_memory(size: int) -> str:
     return f"{scaled:.4g} {unit}"
 
 
-def _meminfo(root: Path) -> dict[str, int]:
+def _meminfo(root: Path, name: str) -> int:
+    """Bytes that the kernel tells under a name; 0 if it does not."""
     try:
         text = (root / "proc" / "meminfo").read_text()
     except OSError:
-        return {}
-    found = re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)
-    return {name: int(size) * 1024 for name, size in found}
+        return 0
+    found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _physical() -> int:
@@ -84,10 +87,12 @@ def _groups(root: Path) -> list[tuple[int, int]]:
 
 def _limit(folder: Path, limit: str, use: str, reclaimable: str) -> list[tuple[int, int]]:
     try:
-        most, used = (folder / limit).read_text().strip(), int((folder / use).read_text())
+        text = (folder / limit).read_text().strip()
+        most = _NO_LIMIT if text == "max" else int(text)
+        if most >= _NO_LIMIT:
+            return []
+        used = int((folder / use).read_text())
         cache = re.search(rf"^{reclaimable} (\d+)$", (folder / "memory.stat").read_text(), re.M)
     except OSError:
         return []
-    if most == "max":
-        return []
-    return [(int(most), used - (int(cache[1]) if cache else 0))]
+    return [(most, used - (int(cache[1]) if cache else 0))]

@@ -73,6 +73,7 @@ class MemoryLedger:
         self._state = state
         self._maximum = maximum
         self._total = total
+        self._most: int | None = None
         self._available = available
         self._held: list[Reservation] = []
 
@@ -136,11 +137,13 @@ class MemoryLedger:
             reservation.release()
 
     def _refuse_if_never(self, size: int, who: str) -> None:
-        total = self._total()
-        if size > total:
+        if self._most is None:
+            self._most = self._total()
+        if size > self._most:
             raise VMLaunchError(
                 f"{who} asks for {format_memory(size)} of memory, but this host has no more than "
-                f"{format_memory(total)}: give the machine less (VMConfig(memory=…), --qmp-memory)"
+                f"{format_memory(self._most)}: give the machine less (VMConfig(memory=…), "
+                "--qmp-memory)"
             )
         if self._maximum is not None and size > self._maximum:
             raise VMLaunchError(
