@@ -315,6 +315,26 @@ def test_preconfig(start: Start) -> None:
     assert "only before machine initialization" in machine.ask("x-exit-preconfig")
 
 
+def test_how_fast_the_memory_changes(start: Start, version: str) -> None:
+    machine = start("-S")
+    assert machine.ask("query-dirty-rate")["status"] == "unstarted"
+    out_of_range = {
+        "7.2": "calc-time is out of range[1, 60].",
+        "10.0": "Calculation time is out of range [50ms, 60000ms].",
+        "11.1": "Calculation time is out of range [50ms, 60000ms].",
+    }[version]
+    assert machine.ask("calc-dirty-rate", **{"calc-time": 61}) == out_of_range
+    few = machine.ask("calc-dirty-rate", **{"calc-time": 1, "sample-pages": 1})
+    assert few == "sample-pages is out of range[128, 16384]."
+    assert machine.ask("calc-dirty-rate", **{"calc-time": 1}) == {}
+    again = machine.ask("calc-dirty-rate", **{"calc-time": 1})
+    assert again == "the dirty rate is already being measured."
+    deadline = time.monotonic() + LIMIT
+    while (info := machine.ask("query-dirty-rate"))["status"] != "measured":
+        assert time.monotonic() < deadline
+    assert (info["dirty-rate"], info["sample-pages"], info["calc-time"]) == (0, 512, 1)
+
+
 # -- the fake alone --------------------------------------------------------------------------------
 
 

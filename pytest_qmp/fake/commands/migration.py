@@ -109,5 +109,22 @@ def query_migrationthreads(context: Context, arguments: Mapping[str, Any]) -> An
     return []
 
 
+@commands.handles("calc-dirty-rate")
+def calc_dirty_rate(context: Context, arguments: Mapping[str, Any]) -> Any:
+    unit = 1 if arguments.get("calc-time-unit") == "millisecond" else 1000
+    mode = arguments.get("mode", "page-sampling")
+    if context.dialect.version < (10, 0) and mode != "page-sampling":
+        raise NotModelled("a measurement on which QEMU 7.2 breaks down without KVM")
+    context.machine.dirty_rate.begin(
+        arguments["calc-time"] * unit, arguments.get("sample-pages"), mode
+    )
+    return {}
+
+
+@commands.handles("query-dirty-rate")
+def query_dirty_rate(context: Context, arguments: Mapping[str, Any]) -> Any:
+    return context.machine.dirty_rate.info(arguments.get("calc-time-unit", "second"))
+
+
 def _take(context: Context) -> Callable[[str], int | None]:
     return context.monitor.descriptors.take
