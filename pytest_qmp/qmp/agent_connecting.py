@@ -61,6 +61,7 @@ class ConnectingAgentClient:
         timeout: seconds that a wait takes at most unless a call says otherwise; None: no limit.
         max_message_size: of a reply, in bytes.
         peer: what messages call the agent; None: ``the guest agent at`` and its address.
+        watch: who may end waits, as in ``watch()``.
 
     Attributes:
         timeout: as given; may be changed.
@@ -74,10 +75,11 @@ class ConnectingAgentClient:
         timeout: float | None = DEFAULT_TIMEOUT,
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
         peer: str | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.timeout = timeout
         self.explain_loss: Callable[[], str] | None = None
-        self._watch: Watch | None = None
+        self._watch = watch
         self._max_message_size = max_message_size
         self._given_peer = peer
         self._peer = peer or "the guest agent"

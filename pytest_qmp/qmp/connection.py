@@ -93,9 +93,9 @@ class BlockingConnection:
             if self._busy:
                 raise self._used_while_busy()
             self.require_open()
-            if self.watch is not None and self.watch.pending and self.watch.ends(None):
-                self._raise_condemned("sending a command")
             call = make()
+            if self.watch is not None and self.watch.pending and self.watch.ends(None):
+                self._raise_condemned(f"the reply to {call.command!r}")
             if fds:
                 transport.require_passable(fds)
                 call.fds = tuple(fds)

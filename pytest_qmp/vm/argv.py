@@ -9,7 +9,10 @@ from typing import Any
 from pytest_qmp.errors import VMConfigError
 from pytest_qmp.vm.config import Drive, VMConfig, memory_bytes
 
-__all__ = ["build_argv", "default_machine", "option", "required_files", "starts_held"]
+__all__ = ["AGENT", "build_argv", "default_machine", "option", "required_files", "starts_held"]
+
+#: The chardev of the guest agent.
+AGENT = "guest-agent"
 
 _MIB = 1024 * 1024
 _BEGINNINGS = frozenset(
@@ -72,6 +75,7 @@ def build_argv(
     accel: str,
     monitors: Mapping[str, int],
     consoles: Mapping[str, int],
+    agent: int | None = None,
 ) -> tuple[str, ...]:
     """The whole command line.
 
@@ -81,6 +85,7 @@ def build_argv(
         accel: the accelerator, chosen.
         monitors: descriptors of the QMP sockets that QEMU inherits, by the name of the chardev.
         consoles: descriptors of the serial ports' sockets, by name.
+        agent: descriptor of the guest agent's socket, if it has a port.
 
     Raises:
         VMConfigError: for a device or drive that can't be described.
@@ -125,6 +130,10 @@ def build_argv(
         ]
     for name, fd in consoles.items():
         argv += ["-chardev", option("socket", id=name, fd=fd), "-serial", f"chardev:{name}"]
+    if agent is not None:
+        argv += ["-chardev", option("socket", id=AGENT, fd=agent), "-device", "virtio-serial"]
+        port = {"chardev": AGENT, "name": "org.qemu.guest_agent.0", "id": f"{AGENT}-port"}
+        argv += ["-device", _join("virtserialport", port)]
     if config.paused or starts_held(config):
         argv.append("-S")
     return (*argv, *config.args)

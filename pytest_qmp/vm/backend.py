@@ -19,12 +19,14 @@ class Wires:
     Attributes:
         monitor: the QMP monitor's.
         consoles: the serial ports', by name.
+        guest_agent: the guest agent's port's; None where there is none.
         second_monitor: another QMP monitor's, for the background; None where there is none.
     """
 
     monitor: socket.socket
     consoles: dict[str, socket.socket] = field(default_factory=dict)
     second_monitor: socket.socket | None = None
+    guest_agent: socket.socket | None = None
 
 
 class Backend(Protocol):

@@ -91,6 +91,8 @@ class VMConfig:
         consoles: names of the serial ports to connect, in order; the first is ``vm.console``.
         args: more arguments, as they are.
         env: environment variables for QEMU, besides those of this process.
+        guest_agent: True gives the guest a virtio-serial port for QEMU's guest agent, which
+            ``vm.guest`` then speaks to.
         paused: True starts with the CPUs stopped (``-S``).
         name: for ``query-name``, reports and messages.
         uuid: for ``query-uuid``.
@@ -125,6 +127,7 @@ class VMConfig:
     consoles: Sequence[str] = ("serial0",)
     args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    guest_agent: bool = False
     paused: bool = False
     name: str | None = None
     uuid: str | None = None

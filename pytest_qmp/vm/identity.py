@@ -42,6 +42,7 @@ class MachineIdentity:
         self._timeout = config.timeout if config.timeout is not None else DEFAULT_TIMEOUT
         self._qmp: QMPClient | None = None
         self._oversight = Oversight(config, backend, watched=backend.kind != "external")
+        self._agent_socket: socket.socket | None = None
         self._sockets: dict[str, socket.socket] = {}
         self._releases: list[Callable[[], None]] = []
         self._exit_status: int | None = None

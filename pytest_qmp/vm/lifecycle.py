@@ -76,6 +76,9 @@ class MachineLife(MachineIdentity):
             if wires.second_monitor is not None:
                 self._releases.append(wires.second_monitor.close)
                 self._oversight.open_tap(wires.second_monitor)
+            self._agent_socket = wires.guest_agent
+            if wires.guest_agent is not None:
+                self._releases.append(wires.guest_agent.close)
             for name, sock in wires.consoles.items():
                 self._connect_console(name, sock)
             self._qmp = QMPClient.connect(

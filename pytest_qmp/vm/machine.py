@@ -16,6 +16,7 @@ from pytest_qmp.errors import (
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.events import EventMatcher, Match, QMPEvent
 from pytest_qmp.qmp.waiting import DEFAULT, EventExpectation, Timeout
+from pytest_qmp.vm.argv import AGENT
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig, check_names
 from pytest_qmp.vm.host import arch_of_binary
@@ -25,6 +26,7 @@ from pytest_qmp.vm.verdicts import STATUS_KINDS
 
 if TYPE_CHECKING:
     from pytest_qmp.qmp.address import AddressLike
+    from pytest_qmp.qmp.guest_agent import GuestAgentClient
     from pytest_qmp.vm.console import Console
 
 __all__ = ["VirtualMachine"]
@@ -63,6 +65,7 @@ class VirtualMachine(MachineLife):
         require_files(config)
         super().__init__(config, _backend(config))
         self._consoles: dict[str, Console] = {}
+        self._guest: GuestAgentClient | None = None
 
     @classmethod
     def attach(cls, address: AddressLike, *, timeout: float | None = None) -> VirtualMachine:
@@ -78,6 +81,7 @@ class VirtualMachine(MachineLife):
         config = VMConfig(timeout=timeout, consoles=())
         MachineLife.__init__(machine, config, ExternalMachine(address))
         machine._consoles = {}
+        machine._guest = None
         return machine
 
     @property
@@ -126,6 +130,61 @@ class VirtualMachine(MachineLife):
                 self._consoles[name] = console
                 self._releases.append(console.close)
         return self._consoles
+
+    @property
+    def guest(self) -> GuestAgentClient:
+        """The guest agent's client; the first use waits until the agent has opened its port.
+
+        Raises:
+            VMError: the machine has no port for it: ``VMConfig(guest_agent=True)`` gives it one.
+            NeedsRealGuestError: the fake has no guest.
+            QMPTimeoutError: the guest has not opened the port, or no agent answers.
+            VMVerdictError: something happened to the machine meanwhile.
+        """
+        __tracebackhide__ = True
+        if self._guest is None:
+            self._guest = self._connect_agent(self._deadline(DEFAULT))
+        return self._guest
+
+    def _connect_agent(self, deadline: Deadline) -> GuestAgentClient:
+        __tracebackhide__ = True
+        from pytest_qmp.qmp.guest_agent import GuestAgentClient
+
+        if self._backend.kind == "fake" and self.config.guest_agent:
+            raise NeedsRealGuestError("the guest agent needs a real guest, and this is the fake")
+        if self._agent_socket is None:
+            raise VMError(
+                f"{self} has no port for a guest agent: VMConfig(guest_agent=True) gives it one"
+            )
+        self._await_agents_port(deadline)
+        board = self._oversight.board
+        agent = GuestAgentClient.connect(
+            self._agent_socket,
+            timeout=deadline,
+            peer=f"the guest agent of {self.label}",
+            watch=board,
+        )
+        agent.timeout = self._timeout
+        agent.explain_loss = self.explain_end
+        board.add_wait(agent.look_again)
+        self._releases.append(agent.close)
+        return agent
+
+    def _await_agents_port(self, deadline: Deadline) -> None:
+        __tracebackhide__ = True
+        opened = EventMatcher("VSERPORT_CHANGE", {"data": {"open": True, "id": f"{AGENT}-port"}})
+        seen = self.events.total
+        chardevs = self.qmp.execute("query-chardev", timeout=deadline)
+        if any(one["label"] == AGENT and one["frontend-open"] for one in chardevs):
+            return
+        try:
+            self.qmp.wait_for_event_since(seen, opened, deadline, keep=True)
+        except QMPTimeoutError:
+            raise QMPTimeoutError(
+                f"waited {deadline.words} for the guest of {self} to open the guest agent's port, "
+                "in vain. Check that it has booted, and that qemu-guest-agent is installed and "
+                f"runs in it.{self._shown_console()}"
+            ) from None
 
     # -- QMP -------------------------------------------------------------------------------------
 

@@ -77,7 +77,8 @@ class QEMUProcess:
             VMLaunchError: the binary can't be executed.
         """
         with ExitStack() as theirs, ExitStack() as ours:
-            pairs = [socket.socketpair() for _ in (*_MONITORS, *consoles)]
+            count = len(_MONITORS) + len(consoles) + self._config.guest_agent
+            pairs = [socket.socketpair() for _ in range(count)]
             for our, their in pairs:
                 ours.callback(our.close)
                 theirs.callback(their.close)
@@ -90,13 +91,15 @@ class QEMUProcess:
                 self._qemu,
                 self._accel.name,
                 dict(zip(_MONITORS, fds, strict=False)),
-                dict(zip(consoles, fds[len(_MONITORS) :], strict=True)),
+                dict(zip(consoles, fds[len(_MONITORS) :], strict=False)),
+                fds[-1] if self._config.guest_agent else None,
             )
             self._stderr = _unnamed_file()
             self._spawn(fds)
             ours.pop_all()
         monitor, second, *sockets = (our for our, _ in pairs)
-        return Wires(monitor, dict(zip(consoles, sockets, strict=True)), second)
+        agent = sockets.pop() if self._config.guest_agent else None
+        return Wires(monitor, dict(zip(consoles, sockets, strict=True)), second, agent)
 
     def _spawn(self, fds: list[int]) -> None:
         mark = keeper.mark()
