@@ -15,6 +15,8 @@ _TIMES = (
 )
 # Threads and processes have numbers of the host; small ones are of the guest's CPUs.
 _THREAD = re.compile(r'"thread-id": (?:\d{3,}|"<TID>")')
+# Which pseudo-terminal is free depends on who else has one.
+_TERMINAL = re.compile(r"/dev/pts/\d+")
 _PROCESS = "<PID>"
 _LARGE = re.compile(r'"return": \[.*\]')
 #: How long a migration took, and its speed, which follows from that.
@@ -37,7 +39,7 @@ def without_volatile(expected: str, line: str) -> tuple[str, str]:
     """A recorded line and the one that came, without what need not be the same."""
     if '"<LARGE>"' in expected:
         line = _LARGE.sub('"return": "<LARGE>"', line)
-    patterns = [(_THREAD, '"thread-id": "<TID>"')]
+    patterns = [(_THREAD, '"thread-id": "<TID>"'), (_TERMINAL, "/dev/pts/<N>")]
     if _OF_MIGRATION in expected:
         patterns.append((_DURATION, r"\1<N>"))
         if '"status": "completed"' not in expected:

@@ -147,7 +147,7 @@ def test_what_comes_over_a_console_is_closed(server: FakeQMPServer, null: int) -
         (("-chardev", "null,id=f"), 11),
         (("-chardev", "socket,id=m,path=m,server=on,wait=off", "-mon", "m,mode=control"), 11),
         (("-object", "iothread,id=i"), 13),
-        (("-blockdev", '{"driver":"file","node-name":"f","filename":"/dev/null"}'), 12),
+        (("-blockdev", f"file,node-name=f,filename={__file__}"), 12),
     ],
 )
 def test_numbers_are_those_that_qemu_has_free(
