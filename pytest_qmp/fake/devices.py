@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .device_backends import Backends
 from .device_buses import Buses
 from .device_places import Places
+from .device_rules import check_only_one, check_pci
 from .device_values import given_values
 from .emitter import hash_ordered
 from .facts import failed, load_facts
@@ -72,9 +73,10 @@ class Devices:
         if self._started:
             return
         self._started = True
-        for option, text in self._machine.options.pairs:
-            if option == "device":
-                self._start_one(text)
+        given = [text for option, text in self._machine.options.pairs if option == "device"]
+        # QEMU makes those that are written as JSON after all others.
+        for text in sorted(given, key=lambda text: text.startswith("{")):
+            self._start_one(text)
 
     def add(self, arguments: Mapping[str, Any]) -> None:
         """Plugs a device in; CommandFailed as ``device_add`` fails."""
@@ -154,19 +156,23 @@ class Devices:
         """What ``query-pci`` says of the devices on the first bus that the user added."""
         entries = []
         devices = load_facts(self._machine.dialect.name, "devices")
-        for holder in ("peripheral", "peripheral-anon"):
-            for node in self._container(holder).children.values():
-                facts = devices.get(node.kind, {})
-                known = [facts.get(way, {}).get("pci") for way in ("hot", "cold")]
-                entry = next((one for one in known if one), None)
-                bus = self.buses.of(node)
-                if entry is None or bus is None or bus.name not in ("pci.0", "pcie.0"):
-                    continue
-                place = node.value("addr")
-                name = node.name if holder == "peripheral" else ""
-                changed = {"slot": place >> 3, "function": place & 7, "qdev_id": name}
-                entries.append({key: changed.get(key, value) for key, value in entry.items()})
+        for node in self._devices():
+            facts = devices.get(node.kind, {})
+            known = [facts.get(way, {}).get("pci") for way in ("hot", "cold")]
+            entry = next((one for one in known if one), None)
+            bus = self.buses.of(node)
+            if entry is None or bus is None or bus.name not in ("pci.0", "pcie.0"):
+                continue
+            place = node.value("addr")
+            anonymous = node.parent is not None and node.parent.name == "peripheral-anon"
+            name = "" if anonymous else node.name
+            changed = {"slot": place >> 3, "function": place & 7, "qdev_id": name}
+            entries.append({key: changed.get(key, value) for key, value in entry.items()})
         return entries
+
+    def _devices(self) -> Iterator[Node]:
+        for holder in ("peripheral", "peripheral-anon"):
+            yield from self._container(holder).children.values()
 
     def unplug(self, device: Node) -> None:
         """A device goes, with all that is on its buses; events tell of it after the reply."""
@@ -328,14 +334,14 @@ class Devices:
         if bus is not None and self._is_a(bus.kind, "PCI"):
             wanted = values.get("addr", -1)
             place = self.buses.pci_place(bus, node.kind, wanted, hotplugged=hotplugged)
+            check_pci(node, self.buses.devices(bus), hotplugged=hotplugged)
             node.set_value("addr", place)
             node.set_value("legacy-addr", f"{place >> 3:02x}.{place & 7:x}")
         found = facts.get("hot", {})
         refused = failed(found.get("bare"))
         if self._is_a(node.kind, "pc-dimm"):
             refused = None
-            self._check_nvdimm(node)
-            self._memory.check(values)
+            self._memory.check(node, values)
         if refused is not None and "tree" in found:
             if not set(found.get("with", ())) <= values.keys():
                 raise CommandFailed(refused[1] or f"{node.kind} can't be made", refused[0])
@@ -344,6 +350,7 @@ class Devices:
         elif not hotplugged and "stderr" in facts.get("cold", {}):
             raise CommandFailed(facts["cold"]["stderr"])
         holder = self._container("peripheral" if name is not None else "peripheral-anon")
+        check_only_one(node, [*self._devices()])
         node.parent = holder
         self._backends.attach(node, values, name)
         if bus is not None:
@@ -356,16 +363,6 @@ class Devices:
         holder.add_child(node)
         if bus is not None:
             self.buses.attach(bus, node)
-
-    def _check_nvdimm(self, node: Node) -> None:
-        machine = self._machine.objects.tree.root.children["machine"]
-        asked = any(
-            "nvdimm=on" in text
-            for option, text in self._machine.options.pairs
-            if option in ("M", "machine")
-        )
-        if node.kind == "nvdimm" and not asked and not machine.value("nvdimm"):
-            raise CommandFailed("nvdimm is not enabled: missing 'nvdimm' in '-M'")
 
     def _adopt_buses(self, node: Node) -> None:
         """Says who handles plugging on the buses of a bridge, which depends on the machine."""

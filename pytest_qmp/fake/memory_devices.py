@@ -45,8 +45,11 @@ class MemorySlots:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
 
-    def check(self, values: Mapping[str, Any]) -> None:
+    def check(self, device: Node, values: Mapping[str, Any]) -> None:
         """CommandFailed if there is no room for a memory device with these properties."""
+        machine = self._machine.objects.tree.root.children["machine"]
+        if device.kind == "nvdimm" and not machine.value("nvdimm"):
+            raise CommandFailed("nvdimm is not enabled: missing 'nvdimm' in '-M'")
         slots = memory_slots(self._machine.options)
         taken = {node.value("slot") for node in plugged_memory(self._machine)}
         wanted = values.get("slot", _ANY)

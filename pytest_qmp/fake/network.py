@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,13 +71,19 @@ class Network:
                     found.netdevs[given["id"]] = given
         return found
 
-    def add(self, arguments: Mapping[str, Any]) -> None:
-        """``netdev_add``; CommandFailed if the id is taken."""
+    def add(self, arguments: Mapping[str, Any], chardevs: Container[str]) -> None:
+        """``netdev_add``; CommandFailed if the id is taken, or the backend can't be made.
+
+        Args:
+            arguments: of the command.
+            chardevs: the names of the chardevs that there are.
+        """
         name = arguments["id"]
         if not is_identifier(name):
             raise CommandFailed("Parameter 'id' expects an identifier")
         if name in self.netdevs:
             raise CommandFailed(f"Duplicate ID '{name}'")
+        _check_netdev(arguments, chardevs)
         self.netdevs[name] = arguments
 
     def remove(self, name: str) -> None:
@@ -136,6 +142,25 @@ class Network:
                 raise CommandFailed(f"net client({name}) isn't a NIC")
             raise CommandFailed(f"invalid net client name: {name}")
         return shown
+
+
+def _check_netdev(arguments: Mapping[str, Any], chardevs: Container[str]) -> None:
+    kind = arguments["type"]
+    if kind in ("none", "nic"):
+        raise CommandFailed(f"network backend '{kind}' is not compiled into this binary")
+    if kind == "socket":
+        ways = ("fd", "listen", "connect", "mcast", "udp")
+        if sum(way in arguments for way in ways) != 1:
+            raise CommandFailed("exactly one of listen=, connect=, mcast= or udp= is required")
+        for way in ways[1:]:
+            if ":" not in arguments.get(way, ":"):
+                raise CommandFailed(
+                    f"host address '{arguments[way]}' doesn't contain ':' separating host from port"
+                )
+    if kind == "vhost-user" and arguments["chardev"] not in chardevs:
+        raise CommandFailed(f'chardev "{arguments["chardev"]}" not found')
+    if kind == "bridge":
+        raise CommandFailed("bridge helper failed")
 
 
 def _rx_filter(card: Card) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from .facts import TypeFacts, failed, load_facts, load_types
 from .machine_size import memory_size, topology
-from .options import Options
-from .property_values import take
+from .options import Options, parse_value
+from .property_values import take, take_text
 from .qom_tree import Node, Row, build, not_found
 from .replies import CommandFailed
 from .versions import Dialect
@@ -195,8 +196,18 @@ class ObjectTree:
                 machine.set_value(
                     name, {key: sizes.get(key, value) for key, value in recorded.items()}
                 )
+        for option, text in self._options.pairs:
+            if option in ("M", "machine"):
+                self._set_machine_options(machine, parse_value(text, "type"))
         for backend in self.root.children.get("objects", Node("", "")).children.values():
             backend.set_value("size", size)
+
+    def _set_machine_options(self, machine: Node, given: dict[str, Any]) -> None:
+        for name, text in given.items():
+            row = machine.rows.get(name)
+            if row is not None and row.kind == "bool" and isinstance(text, str):
+                with suppress(CommandFailed):
+                    row.value = take_text(name, "bool", text)
 
     def _name_machine(self) -> None:
         """A machine type of another version has a name of its own."""

@@ -163,3 +163,48 @@ def test_cpus_of_the_command_line(start: Start) -> None:
     assert [cpu["cpu-index"] for cpu in cpus] == [0, 1, 2]
     assert cpus[2]["props"] == {"socket-id": 1, "core-id": 0, "thread-id": 0}
     assert len(client.execute("query-hotpluggable-cpus")["return"]) == 4
+
+
+def test_backends_are_free_again_once_the_device_has_gone(start: Start) -> None:
+    server, client = start([*PC, "-chardev", "null,id=c"])
+    client.execute("netdev_add", type="hubport", id="h", hubid=0)
+    client.execute("device_add", driver="virtio-net-pci", id="n", netdev="h")
+    client.execute("device_add", driver="pci-serial", id="s", chardev="c")
+    used = client.execute("device_add", driver="pci-serial", id="t", chardev="c")
+    assert failure(used).endswith("chardev 'c' is already in use")
+    for name in ("n", "s"):
+        client.execute("device_del", id=name)
+        server.guest.accept_unplug(name)
+        while client.read()["data"]["path"] != f"/machine/peripheral/{name}":
+            pass
+    assert client.execute("device_add", driver="e1000", id="n", netdev="h") == {"return": {}}
+    assert client.execute("device_add", driver="pci-serial", id="t", chardev="c") == {"return": {}}
+
+
+def test_memory_goes_only_when_the_guest_lets_it(start: Start) -> None:
+    server, client = start(["-nodefaults", "-M", "pc", "-m", "16M,slots=1,maxmem=64M"])
+    added = {"qom-type": "memory-backend-ram", "id": "m", "size": 1 << 24}
+    client.execute("object-add", **added)
+    assert client.execute("device_add", driver="pc-dimm", id="d", memdev="m") == {"return": {}}
+    client.execute("device_del", id="d")
+    client.events_then_reply("system_reset")
+    found = client.execute("query-memory-devices")["return"]
+    assert [one["data"]["id"] for one in found] == ["d"]
+    server.guest.accept_unplug("d")
+    gone = {"device": "d", "path": "/machine/peripheral/d"}
+    assert client.read()["data"] == gone
+    assert client.execute("object-del", id="m") == {"return": {}}
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0", "11.1"])
+def test_nothing_is_read_until_a_device_is_asked_for(
+    version: str, monkeypatch: pytest.MonkeyPatch, start: Start
+) -> None:
+    def read(version: str, part: str) -> None:
+        raise AssertionError(f"read {part} of {version}")
+
+    for module in ("devices", "objects", "qom", "facts"):
+        monkeypatch.setattr(f"pytest_qmp.fake.{module}.load_facts", read)
+    _, client = start([*STOPPED, "-device", "VGA,id=v"], version)
+    assert client.status() == "prelaunch"
+    assert client.execute("query-name") == {"return": {}}

@@ -12,7 +12,8 @@ commands = Registry()
 
 @commands.handles("netdev_add")
 def netdev_add(context: Context, arguments: Mapping[str, Any]) -> Any:
-    context.machine.network.add(arguments)
+    labels = {chardev.label for chardev in context.machine.chardevs.listed()}
+    context.machine.network.add(arguments, labels)
     return {}
 
 

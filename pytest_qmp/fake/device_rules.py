@@ -1,0 +1,28 @@
+"""What keeps a device from being made although its properties and its place are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .qom_tree import Node
+from .replies import CommandFailed
+
+__all__ = ["check_only_one", "check_pci"]
+
+_ONLY_ONE = {"virtio-balloon-pci": "Only one balloon device is supported"}
+
+
+def check_pci(device: Node, others: Sequence[Node], *, hotplugged: bool) -> None:
+    """CommandFailed if a PCI device clashes with itself or with others on its bus."""
+    index = device.value("acpi-index")
+    if index and any(other.value("acpi-index") == index for other in others):
+        raise CommandFailed(f"a PCI device with acpi-index = {index} already exist")
+    if hotplugged and device.value("romfile") and device.value("rombar") == 0:
+        raise CommandFailed("Hot-plugged device without ROM bar can't have an option ROM")
+
+
+def check_only_one(device: Node, others: Sequence[Node]) -> None:
+    """CommandFailed if a machine has one of that kind already and takes no more."""
+    for kind, text in _ONLY_ONE.items():
+        if device.kind.startswith(kind) and any(other.kind.startswith(kind) for other in others):
+            raise CommandFailed(text)
