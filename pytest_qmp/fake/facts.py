@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import lzma
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,10 @@ def load_facts(version: str, part: str) -> dict[str, Any]:
 
     They are shared: who changes anything makes a copy. ``scripts/record_facts.py`` writes them.
     """
+    # Most fakes are never asked for any, and start sooner so.
+    import json
+    import lzma
+
     path = Path(__file__).with_name("facts") / f"{version}-{part}.json.xz"
     # Members are in QEMU's order; made in the opposite one, they are sent in QEMU's again.
     facts: dict[str, Any] = json.loads(
