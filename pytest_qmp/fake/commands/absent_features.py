@@ -252,8 +252,11 @@ def x_query_virtio(context: Context, arguments: Mapping[str, Any]) -> Any:
 def x_query_virtio_status(context: Context, arguments: Mapping[str, Any]) -> Any:
     if any(part.driver.startswith("virtio-") for part in parts(context.machine)):
         raise NotModelled("virtio devices")
-    kind = "VirtIODevice" if context.dialect.version < (10, 0, 0) else "realized VirtIODevice"
-    raise CommandFailed(f"Path {arguments['path']} is not a {kind}")
+    path = arguments["path"]
+    exists = bool(context.machine.objects.tree.lookup(path))
+    old = context.dialect.version < (10, 0, 0)
+    kind = "VirtIODevice" if exists or old else "realized VirtIODevice"
+    raise CommandFailed(f"Path {path} is not a {kind}")
 
 
 @commands.handles("xen-load-devices-state")

@@ -150,10 +150,12 @@ def memsave(context: Context, arguments: Mapping[str, Any]) -> Any:
     machine, size = context.machine, arguments["size"]
     if not 0 <= arguments.get("cpu-index", 0) < vcpus(machine.options):
         raise CommandFailed("Parameter 'cpu-index' expects a CPU number")
+    if size < 0 and context.dialect.version < (10, 0, 0):
+        raise NotModelled("a size on which QEMU breaks down")
     value = arguments["val"] % 2**64
     _save(arguments["filename"], size)
-    if value >= _LARGEST_ADDRESS:
-        raise CommandFailed(f"Invalid addr 0x{value:016x}/size {size} specified")
+    if value >= _LARGEST_ADDRESS or size < 0:
+        raise CommandFailed(f"Invalid addr 0x{value:016x}/size {size % 2**64} specified")
     return {}
 
 

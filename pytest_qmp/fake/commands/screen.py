@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from .registry import Context, Registry
 commands = Registry()
 
 _TIMES = ("now", "never")
+#: Since 1970, or from now on with a plus in front.
+_SECONDS = re.compile(r"\+?\s*[+-]?\d+")
 
 
 @commands.handles("screendump")
@@ -162,8 +165,7 @@ def _change_password(context: Context, display: str | None) -> dict[str, Any]:
 def expire_password(context: Context, arguments: Mapping[str, Any]) -> Any:
     when = arguments["time"]
     if context.dialect.version >= (10, 0, 0) and when not in _TIMES:
-        digits = when.removeprefix("+")
-        if not digits.isdecimal():
+        if not _SECONDS.fullmatch(when):
             raise CommandFailed(f"Parameter 'time' doesn't take value '{when}'")
     _refuse_spice(arguments)
     servers = read_vnc_servers(context.machine.options)
