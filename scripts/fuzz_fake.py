@@ -22,6 +22,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -75,6 +76,7 @@ class RealQEMU:
     """
 
     def __init__(self, binary: str, folder: Path, isolated: bool) -> None:
+        folder.mkdir(exist_ok=True)
         self._paths = {False: folder / "plain.sock", True: folder / "pretty.sock"}
         for path in self._paths.values():
             path.unlink(missing_ok=True)
@@ -202,18 +204,23 @@ class Fuzzer:
         self._random = random.Random(options.seed)
         self._schema = load_schema(options.emulate)
         self._inputs = Inputs(self._random, self._schema)
-        self._start = lambda: RealQEMU(options.against, folder, isolated)
+        self._start = lambda kind: RealQEMU(options.against, folder / kind, isolated)
         self._emulate = options.emulate
-        self._qemu = self._start()
+        #: One for each kind of round: commands with arguments leave their marks.
+        self._qemus: dict[str, RealQEMU] = {}
         self._last = "wire"
         self.counts: collections.Counter[str] = collections.Counter()
         self.different: dict[str, str] = {}
 
     def close(self) -> None:
-        self._qemu.close()
+        for qemu in self._qemus.values():
+            qemu.close()
 
     def round(self, kind: str) -> None:
         """A connection's worth of cases."""
+        if kind not in self._qemus:
+            self._qemus[kind] = self._start(kind)
+        self._last = kind
         try:
             if kind == "wire":
                 self._wire()
@@ -222,12 +229,11 @@ class Fuzzer:
         except Died:
             # Some commands end QEMU, by design or not: what it said before was compared.
             self.counts[f"QEMU ended in {self._last}"] += 1
-            self._qemu.close()
-            self._qemu = self._start()
+            self._qemus.pop(kind).close()
 
     @contextmanager
     def _talks(self, pretty: bool) -> Iterator[tuple[RealTalk, FakeTalk]]:
-        real = RealTalk(self._qemu, pretty)
+        real = RealTalk(self._qemus["wire"], pretty)
         core = Core(self._emulate, ["-S", "-M", "none"], True, lambda seconds, function: None)
         fake = FakeTalk(core, pretty)
         try:
@@ -288,7 +294,7 @@ class Fuzzer:
         return data
 
     def _arguments(self) -> None:
-        real = RealTalk(self._qemu, False)
+        real = RealTalk(self._qemus["arguments"], False)
         try:
             greeted(real, "plain")
             for _ in range(_PER_CONNECTION):
@@ -343,6 +349,8 @@ def main() -> int:
     binary = shutil.which(options.against)
     if binary is None:
         parser.error(f"there is no {options.against}: name a QEMU with --against")
+    # So that QEMU is ended as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.against = os.path.abspath(binary)
     isolated = _may_isolate()
     kinds = [options.kind] if options.kind else ["wire", "arguments"]

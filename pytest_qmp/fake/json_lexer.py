@@ -12,8 +12,8 @@ _WORD = re.compile(rb"[a-z]*")
 # A string may hold any byte that is not a control character, 0xFE or 0xFF: what is not UTF-8 is
 # found only when the token is parsed.
 _BODY = {
-    0x22: re.compile(rb'(?:[^\x00-\x1f"\\\xfe\xff]|\\[^\x00-\x1f\xfe\xff])*'),
-    0x27: re.compile(rb"(?:[^\x00-\x1f'\\\xfe\xff]|\\[^\x00-\x1f\xfe\xff])*"),
+    0x22: re.compile(rb'(?:[^\x00-\x1f"\\\xfe\xff]+|\\[^\x00-\x1f\xfe\xff])*'),
+    0x27: re.compile(rb"(?:[^\x00-\x1f'\\\xfe\xff]+|\\[^\x00-\x1f\xfe\xff])*"),
 }
 # What is skipped after an error, until something that can start afresh.
 _SKIPPED = re.compile(rb"[\t\x20-\x2b\x2d-\x39\x3b-\x5a\x5c\x5e-\x7a\x7c\x7e-\xfd]*")
