@@ -164,9 +164,9 @@ def _change_password(context: Context, display: str | None) -> dict[str, Any]:
 @commands.handles("expire_password")
 def expire_password(context: Context, arguments: Mapping[str, Any]) -> Any:
     when = arguments["time"]
-    if context.dialect.version >= (10, 0, 0) and when not in _TIMES:
-        if not _SECONDS.fullmatch(when):
-            raise CommandFailed(f"Parameter 'time' doesn't take value '{when}'")
+    known = when in _TIMES or _SECONDS.fullmatch(when)
+    if context.dialect.version >= (10, 0, 0) and not known:
+        raise CommandFailed(f"Parameter 'time' doesn't take value '{when}'")
     _refuse_spice(arguments)
     servers = read_vnc_servers(context.machine.options)
     display = arguments.get("display")
