@@ -12,6 +12,7 @@ from pytest_qmp.errors import FakeQMPServerError
 __all__ = [
     "Argument",
     "StartFailed",
+    "check_identifier",
     "first_value",
     "parse_keys",
     "parse_value",
@@ -301,11 +302,7 @@ def read_keys(
         found[key] = text
     for key, text in found.items():
         if key == "id":
-            if not _is_identifier(text):
-                raise argument.failed(
-                    "Parameter 'id' expects an identifier\n"
-                    "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
-                )
+            check_identifier(argument, text)
         elif allowed is not None and key not in allowed:
             raise argument.failed(f"Invalid parameter '{key}'")
         elif key in booleans and text not in _BOOLEANS:
@@ -313,6 +310,15 @@ def read_keys(
         elif key in numbers and not _is_number(text):
             raise argument.failed(f"Parameter '{key}' expects a number")
     return found
+
+
+def check_identifier(argument: Argument, name: str) -> None:
+    """Raises StartFailed if something can't have that ``id``."""
+    if not _is_identifier(name):
+        raise argument.failed(
+            "Parameter 'id' expects an identifier\n"
+            "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
+        )
 
 
 def parse_keys(value: str) -> dict[str, str]:

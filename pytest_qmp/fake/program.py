@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_program"]
 
+#: What is checked against the schema, which takes a while to read.
+_CHECKED_BY_NAME = frozenset({"device", "netdev", "object"})
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: How long, in seconds, the end waits for a reader of standard output or a terminal.
 _LAST_WORDS = 5.0
@@ -83,11 +85,15 @@ class _Program:
             if chardev.id in self._links:
                 raise chardev.argument.failed(f"Duplicate ID '{chardev.id}' for chardev")
             self._links[chardev.id] = link
+        # Signals are for a thread of their own from here on; before, they simply kill.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         self._load(options, wiring)
+        if not _CHECKED_BY_NAME.isdisjoint(options):
+            from .backend_checks import check_backends
+
+            check_backends(arguments, self._dialect)
         server = self._make_server()
         self._connect(server, wiring)
-        # Signals are taken by a thread of their own from here on; before, they simply kill.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         threading.Thread(target=self._watch_signals, args=(server,), daemon=True).start()
         server.start()
         self._daemon_is_ready()

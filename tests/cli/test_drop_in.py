@@ -289,6 +289,39 @@ FAULTS = [
         "cannot create PID file: Could not create '/nonexistent/x': No such file or directory",
     ),
     (["-add-fd", "fd=99,set=1"], "-add-fd fd=99,set=1: fd is not valid or already in use"),
+    (["-device", "nosuch"], "-device nosuch: 'nosuch' is not a valid device model name"),
+    (["-device", "id=a"], "-device id=a: Parameter 'driver' is missing"),
+    (["-netdev", "bogus"], "-netdev bogus: Parameter 'id' is missing"),
+    (
+        ["-netdev", "bogus,id=a"],
+        "-netdev bogus,id=a: Parameter 'type' does not accept value 'bogus'",
+    ),
+    (
+        ["-netdev", "user,id=a", "-netdev", "user,id=a"],
+        "-netdev user,id=a: Duplicate ID 'a' for netdev",
+    ),
+    (
+        ["-object", "nosuch,id=a"],
+        "-object nosuch,id=a: Parameter 'qom-type' does not accept value 'nosuch'",
+    ),
+    (
+        ["-object", "memory-backend-ram,id=a"],
+        "-object memory-backend-ram,id=a: Parameter 'size' is missing",
+    ),
+    (
+        ["-object", "iothread,id=a,foo=1"],
+        "-object iothread,id=a,foo=1: Invalid parameter 'foo'",
+    ),
+    (
+        ["-object", "iothread,id=1a"],
+        "-object iothread,id=1a: Parameter 'id' expects an identifier\n"
+        "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.",
+    ),
+    (
+        ["-blockdev", "driver=nosuch,node-name=a"],
+        "-blockdev driver=nosuch,node-name=a: Parameter 'driver' does not accept value 'nosuch'",
+    ),
+    (["-incoming", "bogus"], "-incoming bogus: unknown migration protocol: bogus"),
     (["-daemonize", "-qmp", "stdio"], "-qmp stdio: cannot use stdio with -daemonize"),
 ]
 

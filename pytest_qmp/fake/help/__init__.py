@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..command_line import Argument
 from ..versions import Dialect
 
-__all__ = ["help_text", "machine_types"]
+__all__ = ["device_models", "help_text", "machine_types"]
 
 _YEARS = {"7.2": 2022, "10.0": 2025, "11.1": 2026}
 _TOPICS = {"M": "machine"}
@@ -46,6 +47,12 @@ def machine_types(version: str) -> frozenset[str]:
     """The machine types that an emulated version has."""
     lines = _lists(version)["machine"].splitlines()[1:]
     return frozenset(line.split()[0] for line in lines if line.strip())
+
+
+@functools.cache
+def device_models(version: str) -> frozenset[str]:
+    """The names and aliases of devices that an emulated version lists."""
+    return frozenset(re.findall(r'(?:^name|alias) "([^"]+)"', _lists(version)["device"], re.M))
 
 
 def _version(dialect: Dialect) -> str:
