@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -118,7 +119,9 @@ class ObjectTree:
         kind = self.setter_kind(row)
         if kind is None:
             raise CommandFailed(str(row.refusal))
-        taken = take(name, kind, value)
+        taken = self._take_composite(name, kind, value, row.kind[:1].isupper()) or take(
+            name, kind, value
+        )
         if node.kind == "iothread" and isinstance(taken, int) and taken < 0:
             raise CommandFailed(f"{name} value must be in range [0, {2**63 - 1}]")
         if name == "max-ram-below-4g" and taken > 4 << 30:
@@ -132,8 +135,14 @@ class ObjectTree:
     def setter_kind(self, row: Row) -> str | None:
         """What a property takes; None if it can't be set."""
         refusal = row.refusal or ""
-        if "is not writable" in refusal or refusal.startswith("Attempt to set property"):
+        pattern = r"Invalid parameter type for|Parameter '[^']*' (expects|is unexp)"
+        about_value = re.match(pattern, refusal)
+        if refusal and not about_value:
             return None
+        if refusal.endswith("is unexpected"):
+            return "object"
+        if refusal.endswith("expected: array"):
+            return "array"
         if refusal.endswith("expected: string") and not row.kind.startswith("link<"):
             return row.kind if row.kind[:1].isupper() else "str"
         if refusal.endswith("expected: boolean"):
@@ -143,6 +152,16 @@ class ObjectTree:
         if refusal.endswith("expects uint64"):
             return row.kind if row.kind.startswith("uint") else "uint64"
         return row.kind
+
+    def _take_composite(self, name: str, kind: str, value: Any, of_objects: bool) -> Any:
+        """The value if that is what a structure or a list takes; None for other properties."""
+        if kind not in ("object", "array"):
+            return None
+        if not isinstance(value, dict if kind == "object" else list):
+            raise CommandFailed(f"Invalid parameter type for '{name}', expected: {kind}")
+        if kind == "array" and of_objects and any(not isinstance(item, dict) for item in value):
+            raise CommandFailed(f"Invalid parameter type for '{name}[0]', expected: object")
+        return value
 
     def link(self, name: str, kind: str, path: str) -> str:
         """The path that a link holds once it was set to a path."""
