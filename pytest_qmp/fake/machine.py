@@ -22,7 +22,7 @@ from .network import Network
 from .objects import Objects
 from .options import Options
 from .qom_tree import Node
-from .replies import CommandFailed
+from .replies import CommandFailed, NotModelled
 from .screen import Screen
 from .versions import Dialect, load_schema
 
@@ -54,6 +54,7 @@ class Machine:
         exit_status: None until the machine is to end; QEMU's exit status from then on.
         ended_abruptly: QEMU found no way on, and left its sockets where they are.
         warn: takes what QEMU writes to its standard error.
+        refuse: is told the option, its value and the error, of what can't be made at the start.
     """
 
     def __init__(self, options: Options, dialect: Dialect, emit: Emit, clock: Clock) -> None:
@@ -65,6 +66,7 @@ class Machine:
         self.exit_status: int | None = None
         self.ended_abruptly = False
         self.warn: Callable[[str], None] = lambda text: None
+        self.refuse: Callable[[str, str, str], None] = lambda option, text, desc: None
         self.descriptors = Descriptors(
             dialect.first_descriptor, removes_late=dialect.removes_descriptors_late
         )
@@ -158,6 +160,8 @@ class Machine:
             raise CommandFailed("Migration is not finalized yet")
         if self.status == "inmigrate":
             self.autostart = True
+        if self.status == "postmigrate" and self._suspended:
+            raise NotModelled("a sleeping guest that goes on here, on which QEMU breaks down")
         if self.running or self.status in ("inmigrate", "suspended"):
             return
         self.block.backends.recover()
@@ -200,6 +204,11 @@ class Machine:
 
     def halt(self, status: str) -> None:
         """Stops the CPUs, and takes on a run state even where they did not run."""
+        if self.status == "suspended" and not self.dialect.stops_while_suspended:
+            # An older QEMU wakes the guest to stop it.
+            self._suspended = False
+            self.status = "running"
+            self.emit("WAKEUP", None)
         self.stop(status)
         self.status = status
 

@@ -245,6 +245,19 @@ def test_suspend_and_wakeup(make_server: MakeServer, connect: Connect, version: 
     assert "not in suspended state" in client.execute("system_wakeup")["error"]["desc"]
 
 
+@pytest.mark.parametrize(("version", "events"), [("7.2", ["WAKEUP", "STOP"]), ("11.1", ["STOP"])])
+def test_a_sleeping_guest_migrates(
+    make_server: MakeServer, connect: Connect, version: str, events: list[str]
+) -> None:
+    server = make_server(version, args=["-M", "q35"])
+    client = connect(server)
+    server.guest.suspend()
+    assert client.read()["event"] == "SUSPEND"
+    assert client.execute("migrate", uri="exec:cat>/dev/null") == {"return": {}}
+    assert [client.read()["event"] for _ in events] == events
+    assert client.status() == "postmigrate"
+
+
 def test_set_action_changes_what_comes_of_it(server: FakeQMPServer, client: LineClient) -> None:
     client.execute("set-action", shutdown="pause")
     server.guest.poweroff()
