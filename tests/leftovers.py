@@ -167,10 +167,10 @@ class Run:
 
     def left(self) -> Left:
         """What is left right now."""
-        files = [path for path in self.temporary.rglob("*") if not path.is_dir()]
-        folders = [path for path in self.temporary.rglob("*") if path.is_dir()]
+        # Unlike rglob(), this does not mind what vanishes meanwhile.
+        files = sum(len(folders) + len(names) for _, folders, names in os.walk(self.temporary))
         sockets = Path("/proc/net/unix").read_text().count(f" {self.temporary}/")
-        return Left(len(running(self.value)), len(files) + len(folders), sockets)
+        return Left(len(running(self.value)), files, sockets)
 
     def left_in_the_end(self, seconds: float = _SECONDS) -> Left:
         """What is left once a keeper has had its time."""

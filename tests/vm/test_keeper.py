@@ -436,7 +436,8 @@ child = subprocess.Popen(["sleep", "600"], start_new_session=True, env=mark)
 keeper.watch(child.pid, keeper.open_pidfd(child.pid))
 link = keeper._keeper.link.socket.fileno()
 other = subprocess.Popen(["sleep", "600"], pass_fds=[link, *keeper.lifeline()])
-while os.readlink(f"/proc/{keeper.keeper_pid()}/cwd") != "/":
+kept = f"/proc/{keeper.keeper_pid()}"
+while os.readlink(f"{kept}/cwd") != "/" or open(f"{kept}/stat").read().split()[2] != "S":
     time.sleep(0.005)  # It still starts, and would only have to see that its parent is another.
 tell("other", other.pid)
 os.kill(os.getpid(), signal.SIGKILL)
