@@ -44,7 +44,7 @@ OTHER_NAMES = {"qmp_capabilities"}
 INNER = {
     pytest_qmp.FakeQMPServer: {
         *("attach_console", "attach_monitor", "attach_nothing"),
-        *("ended_abruptly", "finish_writing", "take_warnings"),
+        *("ended_abruptly", "finish_writing", "make_devices", "settle", "take_warnings"),
     },
     pytest_qmp.QMPClient: {"fileno", "wait_for_event_since", "wait_for_news"},
     pytest_qmp.AsyncQMPClient: {"fileno", "wait_for_event_since"},

@@ -57,6 +57,21 @@ class Attachments(ABC):
         """Gives what QEMU would write to its standard error to ``warn``."""
         self._core.machine.warn = warn
 
+    def make_devices(self, refuse: Callable[[str, str, str], None]) -> None:
+        """Makes the devices of the command line, and does what the machine does first.
+
+        Args:
+            refuse: is told the option, its value and the error, of one that can't be made.
+        """
+        with self._reactor.change():
+            self._core.machine.refuse = refuse
+            self._core.machine.devices.start()
+
+    def settle(self) -> None:
+        """Does what the machine does before anybody says anything to it."""
+        with self._reactor.change():
+            pass
+
     def finish_writing(self, limit: float) -> None:
         """After the end: waits, so many seconds at most, until files and terminals have all."""
         self._links.finish_writing(limit)

@@ -384,7 +384,9 @@ class Devices:
         try:
             given = parse_value(text, "driver")
             self._plug(given, strict=text.startswith("{"), hotplugged=False)
-        except (CommandFailed, ValueError):
+        except CommandFailed as failed:
+            self._machine.refuse("device", text, failed.desc)
+        except ValueError:
             # QEMU would not have started; that is not this module's to say.
             return
 

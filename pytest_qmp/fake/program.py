@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +93,11 @@ class _Program:
 
             check_backends(arguments, self._dialect)
         server = self._make_server()
+        if "device" in options:
+            server.make_devices(self._refuser(arguments))
+        server.settle()
+        if server.exit_status is not None:
+            return server.exit_status
         self._connect(server, wiring)
         threading.Thread(target=self._watch_signals, args=(server,), daemon=True).start()
         server.start()
@@ -174,6 +179,15 @@ class _Program:
         for name, link in self._links.items():
             if name not in used:
                 server.attach_nothing(link)
+
+    @staticmethod
+    def _refuser(arguments: Iterable[Argument]) -> Callable[[str, str, str], None]:
+        def refuse(option: str, text: str, desc: str) -> None:
+            for argument in arguments:
+                if (argument.option, argument.value) == (option, text):
+                    raise argument.failed(desc)
+
+        return refuse
 
     def _in_use(self, name: str) -> str:
         if self._dialect.version >= (10, 0):

@@ -321,6 +321,16 @@ FAULTS = [
         ["-blockdev", "driver=nosuch,node-name=a"],
         "-blockdev driver=nosuch,node-name=a: Parameter 'driver' does not accept value 'nosuch'",
     ),
+    (["-device", "e1000"], "-device e1000: No 'PCI' bus found for device 'e1000'"),
+    (
+        ["-M", "pc", "-device", "e1000,bus=nosuch"],
+        "-device e1000,bus=nosuch: Bus 'nosuch' not found",
+    ),
+    (
+        ["-M", "pc", "-device", "virtio-blk-pci,drive=nope"],
+        "-device virtio-blk-pci,drive=nope: Property 'virtio-blk-device.drive' can't find value "
+        "'nope'",
+    ),
     (["-incoming", "bogus"], "-incoming bogus: unknown migration protocol: bogus"),
     (["-daemonize", "-qmp", "stdio"], "-qmp stdio: cannot use stdio with -daemonize"),
 ]
