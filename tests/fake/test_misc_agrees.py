@@ -189,6 +189,8 @@ CASES = {
             with_arguments("client_migrate_info", {"protocol": "x", "hostname": "x"}),
             with_arguments("x-query-virtio-status", {"path": "/machine"}),
             with_arguments("x-query-virtio-status", {"path": "/x"}),
+            with_arguments("x-query-virtio-queue-status", {"path": "/x", "queue": 0}),
+            with_arguments("x-query-virtio-queue-element", {"path": "/x", "queue": 0}),
             with_arguments("trace-event-get-state", {"name": "**vnc_auth_*"}),
             with_arguments("memsave", {"val": 0, "size": 1, "filename": "", "cpu-index": 0}),
             with_arguments("memsave", {"val": 0, "size": 1, "filename": "", "cpu-index": 1}),

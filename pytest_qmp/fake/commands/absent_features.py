@@ -245,18 +245,27 @@ def x_query_virtio(context: Context, arguments: Mapping[str, Any]) -> Any:
     raise CommandFailed("No virtio devices found")
 
 
-@commands.handles("x-query-virtio-status")
-@commands.handles("x-query-virtio-queue-status")
-@commands.handles("x-query-virtio-queue-element")
-@commands.handles("x-query-virtio-vhost-queue-status")
-def x_query_virtio_status(context: Context, arguments: Mapping[str, Any]) -> Any:
+def _no_virtio(context: Context, path: str, kind: str) -> CommandFailed:
     if any(part.driver.startswith("virtio-") for part in parts(context.machine)):
         raise NotModelled("virtio devices")
-    path = arguments["path"]
-    exists = bool(context.machine.objects.tree.lookup(path))
-    old = context.dialect.version < (10, 0, 0)
-    kind = "VirtIODevice" if exists or old else "realized VirtIODevice"
-    raise CommandFailed(f"Path {path} is not a {kind}")
+    return CommandFailed(f"Path {path} is not a {kind}")
+
+
+@commands.handles("x-query-virtio-status")
+def x_query_virtio_status(context: Context, arguments: Mapping[str, Any]) -> Any:
+    realized = "" if context.dialect.version < (10, 0, 0) else "realized "
+    raise _no_virtio(context, arguments["path"], f"{realized}VirtIODevice")
+
+
+@commands.handles("x-query-virtio-queue-status")
+@commands.handles("x-query-virtio-vhost-queue-status")
+def x_query_virtio_queue_status(context: Context, arguments: Mapping[str, Any]) -> Any:
+    raise _no_virtio(context, arguments["path"], "VirtIODevice")
+
+
+@commands.handles("x-query-virtio-queue-element")
+def x_query_virtio_queue_element(context: Context, arguments: Mapping[str, Any]) -> Any:
+    raise _no_virtio(context, arguments["path"], "VirtIO device")
 
 
 @commands.handles("xen-load-devices-state")
