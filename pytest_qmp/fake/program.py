@@ -56,6 +56,7 @@ class _Program:
         self._name = name
         self._links: dict[str, Link] = {}
         self._ready = -1
+        self._pidfile: Path | None = None
 
     def run(self) -> int:
         try:
@@ -70,6 +71,10 @@ class _Program:
             for report in failed.reports:
                 self._warn(report)
             return 1
+        finally:
+            if self._pidfile is not None:
+                with contextlib.suppress(OSError):
+                    self._pidfile.unlink()
 
     def _start(self, arguments: list[Argument]) -> int:
         options = {argument.option: argument for argument in arguments}
@@ -78,7 +83,7 @@ class _Program:
         if "daemonize" in options:
             self._check_daemon(wiring)
             self._go_to_background()
-        pidfile = _write_pidfile(options.get("pidfile"))
+        self._pidfile = _write_pidfile(options.get("pidfile"))
         self._check_machine(arguments)
         for chardev in wiring.chardevs:
             link = self._open(chardev)
@@ -105,9 +110,6 @@ class _Program:
         status = server.wait_exit(None)
         server.close()
         server.finish_writing(_LAST_WORDS)
-        if pidfile is not None and not server.ended_abruptly:
-            with contextlib.suppress(OSError):
-                pidfile.unlink()
         try:
             server.check()
         except FakeQMPServerError as error:

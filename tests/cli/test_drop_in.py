@@ -342,6 +342,11 @@ def test_does_not_start(start: Start, args: list[str], said: str, tmp_path: Path
     assert program.outcome() == (1, "", f"qemu-system-x86_64: {said}\n")
 
 
+def test_no_pidfile_is_left(start: Start, folder: Path) -> None:
+    assert start("-pidfile", f"{folder}/pid", "-incoming", "bogus").outcome()[0] == 1
+    assert not (folder / "pid").exists()
+
+
 def test_address_in_use(start: Start) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
