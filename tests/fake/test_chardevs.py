@@ -169,3 +169,12 @@ def connected_to(path: str) -> socket.socket:
     sock.settimeout(10)
     sock.connect(path)
     return sock
+
+
+def test_names_of_monitors_count_short_forms_only(
+    make_server: MakeServer, connect: Connect
+) -> None:
+    args = ["-nodefaults", "-chardev", "null,id=x", "-mon", "x", "-monitor", "null"]
+    assert set(listed(connect(make_server("11.1", args=args)))) == {
+        *("x", "compat_monitor0", "compat_monitor1")
+    }
