@@ -57,7 +57,7 @@ class Report:
 
     def table(self, *, markdown: bool = False) -> str:
         """Right and played by category and version; skipped cases are not counted."""
-        versions = list(dict.fromkeys(result.version for result in self.results))
+        versions = sorted({result.version for result in self.results}, key=_by_number)
         found = {result.category for result in self.results}
         rank = {name: number for number, name in enumerate(_ORDER)}
         categories = sorted(found, key=lambda name: (rank.get(name, len(rank)), name))
@@ -95,6 +95,10 @@ class Report:
         ]
         right = sum(result.outcome == "same" for result in chosen)
         return f"{right}/{len(chosen)} ({100 * right / len(chosen):.0f} %)" if chosen else ""
+
+
+def _by_number(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdecimal()]
 
 
 def read_corpus(path: Path) -> list[Case]:

@@ -39,7 +39,11 @@ def run(args: Sequence[str]) -> int:
             )
         wanted = [case for case in cases if _is_wanted(case, given.only)]
         for result in play_corpus(
-            wanted, version, _starter(given, emulate), unstable=given.unstable
+            wanted,
+            version,
+            _starter(given, emulate),
+            unstable=given.unstable,
+            guests=not (given.against or given.drop_in),
         ):
             report.add(result)
             if given.verbose and result.outcome == "differs":
