@@ -86,15 +86,17 @@ def emit(value: Any, pretty: bool = False) -> str:
             parts.append(open_ones[-1].opening)
         else:
             parts.append(text)
-        while open_ones and not (pair := open_ones[-1].following()):
+        pair = None
+        while open_ones and (pair := open_ones[-1].following()) is None:
             closed = open_ones.pop()
             parts.append(f"{_new_line(open_ones)}{closed.closing}" if pretty else closed.closing)
-        if not open_ones:
+        if pair is None:
             return "".join(parts)
         first, key, value = pair
-        parts.append(
-            ("" if first else ",") + _new_line(open_ones) if pretty else "" if first else ", "
-        )
+        if not first:
+            parts.append("," if pretty else ", ")
+        if pretty:
+            parts.append(_new_line(open_ones))
         parts.append(key)
 
 

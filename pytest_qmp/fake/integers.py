@@ -91,7 +91,7 @@ def integer_fault(
         is_later: this QEMU has the ``LATER_COMMAND``.
     """
     name = path.rpartition(".")[2].partition("[")[0]
-    width = _width(command, name, siblings)
+    width = _width_of(command, name, siblings)
     if command in _UNSIGNED_LATER and not is_later:
         width = "int64"
     is_integer = isinstance(value, int) and not isinstance(value, bool)
@@ -105,7 +105,7 @@ def integer_fault(
     return ""
 
 
-def _width(command: str, name: str, siblings: Collection[str]) -> str:
+def _width_of(command: str, name: str, siblings: Collection[str]) -> str:
     for wanted, width in _WIDTHS.get(f"{command}:{name}") or _WIDTHS.get(name, []):
         if wanted.issubset(siblings):
             return width
