@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 __all__ = ["Attendance", "Reminder", "attend", "drain", "remind"]
 
@@ -149,28 +150,24 @@ class _Loop:
         if os.getpid() != self._process:
             return
         with self._lock:
-            if self._ended:
-                return
-            try:
-                self._selector.unregister(fd)
-            except (KeyError, ValueError):
-                return
+            if not self._ended:
+                # Over already, where the callback has said so.
+                with suppress(KeyError, ValueError):
+                    self._selector.unregister(fd)
         self._leave()
 
     def cancel(self, reminder: Reminder) -> None:
         if os.getpid() != self._process:
             return
-        with self._lock:
-            reminder.call = None
-            if self._ended:
-                return
+        reminder.call = None
         self._leave()
 
     def _leave(self) -> None:
         with self._lock:
-            if not self._idle():
-                return
-            self._wake()
+            if not self._ended:
+                if not self._idle():
+                    return
+                self._wake()
         # Nothing is left to do: when this returns, thread and descriptors are gone too.
         if threading.current_thread() is not self._thread:
             self._thread.join(_JOIN_SECONDS)
