@@ -71,7 +71,8 @@ class Backends:
             values: the properties that it was given.
             device_id: None without one.
         """
-        attach_device(self._machine.block, device.kind, device.path, device_id, values)
+        if device.kind != "nvme" or values.get("drive"):
+            attach_device(self._machine.block, device.kind, device.path, device_id, values)
         types = self._machine.objects.tree.types
         known = types.properties(device.kind)
         for name, value in values.items():

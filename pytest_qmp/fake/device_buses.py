@@ -148,7 +148,7 @@ class Buses:
         automatic = wanted < 0
         place = wanted
         if automatic:
-            free = (slot * 8 for slot in range(self._first_slot(bus), _SLOTS))
+            free = (slot * 8 for slot in range(_SLOTS))
             place = next((number for number in free if number not in taken), -1)
             if place < 0:
                 raise CommandFailed(
@@ -169,10 +169,6 @@ class Buses:
                 "cannot be exposed to guest."
             )
         return place
-
-    def _first_slot(self, bus: Node) -> int:
-        parent = bus.parent
-        return 1 if parent is not None and parent.kind == "pci-bridge" else 0
 
     def _is_behind_port(self, bus: Node) -> bool:
         parent = bus.parent

@@ -15,6 +15,20 @@ __all__ = ["Places"]
 #: Ports of USB controllers and hubs that have no property for it.
 _PORTS = {"usb-hub": 8, "pci-uhci-usb": 2, "pci-ehci-usb": 6, "usb-ehci": 6}
 _ANY = 2**32 - 1
+#: What USB devices call themselves.
+_PRODUCTS = {
+    "usb-mouse": "QEMU USB Mouse",
+    "usb-kbd": "QEMU USB Keyboard",
+    "usb-tablet": "QEMU USB Tablet",
+    "usb-hub": "QEMU USB Hub",
+    "usb-storage": "QEMU USB MSD",
+    "usb-serial": "QEMU USB Serial",
+    "usb-braille": "QEMU USB Braille",
+    "usb-ccid": "QEMU USB CCID",
+    "usb-audio": "QEMU USB Audio",
+    "usb-wacom-tablet": "QEMU PenPartner tablet",
+    "usb-uas": "QEMU USB Attached SCSI HBA",
+}
 
 
 class Places:
@@ -85,7 +99,13 @@ class Places:
         for path in hubs:
             ports += [f"{path}.{number + 1}" for number in range(_PORTS["usb-hub"])]
         free = [port for port in ports if port not in others and port not in hubs]
+        fast = self._takes_only_high_speed(bus)
         wanted = values.get("port", "")
+        if wanted and wanted in free and fast and device.kind == "usb-hub":
+            raise CommandFailed(
+                f'Warning: speed mismatch trying to attach usb device "{self._product(device)}" '
+                f'(full speed) to bus "{bus.name}", port "{wanted}" (high speed)'
+            )
         if wanted:
             if wanted not in free:
                 raise CommandFailed(f"usb port {wanted} (bus {bus.name}) not found (in use?)")
@@ -95,7 +115,7 @@ class Places:
             raise CommandFailed(
                 f"tried to attach usb device {self._product(device)} to a bus with no free ports"
             )
-        if len(free) == 1 and device.kind != "usb-hub":
+        if len(free) == 1 and not fast and device.kind != "usb-hub":
             # QEMU puts a hub of its own at the last port.
             self._own_hubs.setdefault(bus.path, []).append(free[0])
             free = [f"{free[0]}.1"]
@@ -116,7 +136,11 @@ class Places:
         return 1
 
     def _product(self, device: Node) -> str:
-        return device.kind
+        return _PRODUCTS.get(device.kind, device.kind)
+
+    def _takes_only_high_speed(self, bus: Node) -> bool:
+        controller = bus.parent
+        return controller is not None and self._types.is_a(controller.kind, "pci-ehci-usb")
 
     def _scsi(self, device: Node, bus: Node, values: Mapping[str, Any]) -> None:
         others = self._buses.devices(bus)

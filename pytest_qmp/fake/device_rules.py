@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from .qom_tree import Node
 from .replies import CommandFailed
 
-__all__ = ["check_only_one", "check_pci"]
+__all__ = ["check_only_one", "check_pci", "lacks"]
 
 _ONLY_ONE = {"virtio-balloon-pci": "Only one balloon device is supported"}
 
@@ -19,6 +19,19 @@ def check_pci(device: Node, others: Sequence[Node], *, hotplugged: bool) -> None
         raise CommandFailed(f"a PCI device with acpi-index = {index} already exist")
     if hotplugged and device.value("romfile") and device.value("rombar") == 0:
         raise CommandFailed("Hot-plugged device without ROM bar can't have an option ROM")
+
+
+def lacks(needed: Iterable[str], given: Collection[str], refusal: str) -> bool:
+    """Whether a device that is refused without any properties is so with some, too.
+
+    Args:
+        needed: with all of these it was made.
+        given: the names of the properties that it has now.
+        refusal: the text of the error without any, which may name what was missed.
+    """
+    missing = [name for name in needed if name not in given]
+    named = [name for name in needed if name in refusal]
+    return any(name in missing for name in named) if named else bool(missing)
 
 
 def check_only_one(device: Node, others: Sequence[Node]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .device_backends import Backends
 from .device_buses import Buses
 from .device_places import Places
-from .device_rules import check_only_one, check_pci
+from .device_rules import check_only_one, check_pci, lacks
 from .device_values import given_values
 from .emitter import hash_ordered
 from .facts import failed, load_facts
@@ -136,7 +136,7 @@ class Devices:
         return True
 
     def is_leaving(self, name: str) -> bool:
-        """Whether the guest was asked to let a device go."""
+        """Whether the guest was asked for a device."""
         return self._path_of(name) in (*self._leaving, *self._asked_by_acpi)
 
     def keep(self, name: str) -> None:
@@ -148,29 +148,15 @@ class Devices:
         """The machine is reset: what was to go goes."""
         for path in list(self._leaving):
             found = self._machine.objects.tree.lookup(path)
-            if isinstance(found, Node):
+            if not isinstance(found, Node):
+                continue
+            # Firmware never lets go of a bridge that was there from the start.
+            if found.value("hotplugged") or not self._is_a(found.kind, "base-pci-bridge"):
                 self.unplug(found)
         self._leaving.clear()
 
-    def pci_entries(self) -> list[dict[str, Any]]:
-        """What ``query-pci`` says of the devices on the first bus that the user added."""
-        entries = []
-        devices = load_facts(self._machine.dialect.name, "devices")
-        for node in self._devices():
-            facts = devices.get(node.kind, {})
-            known = [facts.get(way, {}).get("pci") for way in ("hot", "cold")]
-            entry = next((one for one in known if one), None)
-            bus = self.buses.of(node)
-            if entry is None or bus is None or bus.name not in ("pci.0", "pcie.0"):
-                continue
-            place = node.value("addr")
-            anonymous = node.parent is not None and node.parent.name == "peripheral-anon"
-            name = "" if anonymous else node.name
-            changed = {"slot": place >> 3, "function": place & 7, "qdev_id": name}
-            entries.append({key: changed.get(key, value) for key, value in entry.items()})
-        return entries
-
-    def _devices(self) -> Iterator[Node]:
+    def all(self) -> Iterator[Node]:
+        """The devices that the user made, those with an id first."""
         for holder in ("peripheral", "peripheral-anon"):
             yield from self._container(holder).children.values()
 
@@ -343,14 +329,16 @@ class Devices:
             refused = None
             self._memory.check(node, values)
         if refused is not None and "tree" in found:
-            if not set(found.get("with", ())) <= values.keys():
+            if lacks(found.get("with", ()), values, refused[1]):
                 raise CommandFailed(refused[1] or f"{node.kind} can't be made", refused[0])
         elif refused is not None and "tree" not in facts.get("cold", {}):
+            if values.keys() - {"addr", "multifunction"}:
+                raise NotModelled(f"{node.kind} with {', '.join(sorted(values))}")
             raise CommandFailed(refused[1].replace("dut", name or "(null)"), refused[0])
         elif not hotplugged and "stderr" in facts.get("cold", {}):
             raise CommandFailed(facts["cold"]["stderr"])
         holder = self._container("peripheral" if name is not None else "peripheral-anon")
-        check_only_one(node, [*self._devices()])
+        check_only_one(node, [*self.all()])
         node.parent = holder
         self._backends.attach(node, values, name)
         if bus is not None:
@@ -386,8 +374,8 @@ class Devices:
             self._plug(given, strict=text.startswith("{"), hotplugged=False)
         except CommandFailed as failed:
             self._machine.refuse("device", text, failed.desc)
-        except ValueError:
-            # QEMU would not have started; that is not this module's to say.
+        except (NotModelled, ValueError):
+            # Options that are not modelled are accepted, and have no effect.
             return
 
     def _find(self, name: str) -> Node:

@@ -26,7 +26,8 @@ def maximal_memory(options: Options) -> int:
 def memory_slots(options: Options) -> int:
     """The number of ``-m slots=``."""
     given = [parse_value(text, "size") for option, text in options.pairs if option == "m"]
-    return max((int(str(keys["slots"])) for keys in given if "slots" in keys), default=0)
+    slots = [str(keys.get("slots", "")) for keys in given]
+    return max((int(text) for text in slots if text.isdecimal()), default=0)
 
 
 def _memory_key(options: Options, name: str) -> int:

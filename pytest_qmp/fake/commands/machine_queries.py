@@ -140,10 +140,27 @@ def query_pci(context: Context, arguments: Mapping[str, Any]) -> Any:
     buses = _recorded(context, "query-pci")
     for bus in buses:
         if bus["bus"] == 0:
-            added = context.machine.devices.pci_entries()
+            added = list(_added_pci(context))
             every = [*bus["devices"], *added]
             bus["devices"] = sorted(every, key=lambda one: (one["slot"], one["function"]))
     return buses
+
+
+def _added_pci(context: Context) -> Iterator[dict[str, Any]]:
+    """The entries of the devices on the first bus that the user made."""
+    facts = load_facts(context.dialect.name, "devices")
+    for node in context.machine.devices.all():
+        recorded = facts.get(node.kind, {})
+        entries = (recorded.get(way, {}).get("pci") for way in ("hot", "cold"))
+        entry = next((one for one in entries if one), None)
+        bus = context.machine.devices.buses.of(node)
+        if entry is None or bus is None or bus.name not in ("pci.0", "pcie.0"):
+            continue
+        place = node.value("addr")
+        anonymous = node.parent is not None and node.parent.name == "peripheral-anon"
+        name = "" if anonymous else node.name
+        changed = {"slot": place >> 3, "function": place & 7, "qdev_id": name}
+        yield {key: changed.get(key, value) for key, value in entry.items()}
 
 
 def _device(number: int) -> int:
