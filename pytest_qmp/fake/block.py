@@ -129,6 +129,10 @@ class BlockLayer:
         """The node of a ``-drive`` or a node of that name."""
         return self.find(name, name)
 
+    def uses_group(self, name: str) -> bool:
+        """Whether a node is in a throttle group."""
+        return any(node.options.get("throttle-group") == name for node in self.graph.nodes)
+
     def device_of(self, name: str) -> Backend | None:
         """The backend of the device that has a node, or a node above it, or that drive."""
         for backend in self.backends.all:

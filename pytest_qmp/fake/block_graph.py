@@ -353,6 +353,9 @@ def _passed_on(edge: Edge, perm: Perm, shared: Perm) -> tuple[Perm, Perm]:
     how = node.facts.get("perms", {}).get(edge.name, "filter")
     if how == "own":
         return edge.perm, edge.shared
+    if how == "quorum":
+        # What reads and compares all children can't have any of them written by others.
+        return perm, shared & (Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED)
     if how == "backing":
         below = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED
         if shared & Perm.WRITE:

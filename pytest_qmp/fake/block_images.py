@@ -198,11 +198,9 @@ def create_qcow2(
     refcounts = struct.pack(">4H", 1, 1, 1, 1)
     try:
         with open(filename, "wb") as image:
-            image.write(header + extensions + name)
-            image.seek(cluster)
-            image.write(struct.pack(">Q", 2 * cluster))
-            image.seek(2 * cluster)
-            image.write(refcounts)
-            image.truncate(3 * cluster + 8 * max(1, tables))
+            # As QEMU does, without holes.
+            for part in (header + extensions + name, struct.pack(">Q", 2 * cluster), refcounts):
+                image.write(part.ljust(cluster, b"\0"))
+            image.write(bytes(8 * max(1, tables)))
     except OSError as error:
         raise open_error(filename, error, creating=True) from None

@@ -230,6 +230,8 @@ def _limits(node: Node) -> dict[str, Any]:
         limits = _limits(node.children[0].child)
         for key in ("discard-alignment", "write-zeroes-alignment"):
             limits.pop(key, None)
+        if node.below is None:
+            limits["request-alignment"] = 1
     elif "path" in node.facts:
         alignment = 512 if node.direct else 1
         limits = {"request-alignment": alignment, "min-mem-alignment": alignment}

@@ -24,6 +24,8 @@ _COMMIT = "commit"
 def allocated(node: Node, *, whole_chain: bool) -> int:
     """How many bytes a job has to copy from a node."""
     source = node.unfiltered
+    if source.driver.startswith("null-"):
+        return 0
     if source.facts.get("format") and not (whole_chain and source.backing):
         return 0
     if source.facts.get("format") and source.backing is not None:
@@ -83,10 +85,13 @@ class _BlockWork(Work):
         if top is None:
             return
         graph = self.block.graph
+        below = [edge.child for edge in top.children]
         for edge in list(top.children):
             graph.unlink(edge, keep=True)
         graph.replace(top, replacement)
         graph.close_unused(top)
+        for node in below:
+            self.block.close(node)
 
     def ended(self, job: Job) -> None:
         for node in self._blocked:
@@ -154,10 +159,11 @@ class Mirror(_BlockWork):
             self.block.clock.call_soon(lambda: self.block.jobs.fail(job, error))
             return
         job.total = self._amount
-        instant = all(
-            node.unfiltered.facts.get("instant") or (not self._amount and self.kind == _COMMIT)
-            for node in (self._source, self._target)
+        source, target = (
+            bool(node.unfiltered.facts.get("instant")) for node in (self._source, self._target)
         )
+        # What has no file answers at once; so little is done before anybody looks.
+        instant = target and (source or self.kind == _COMMIT) or source and not self._amount
         if job.speed or (instant and self._amount <= _IN_FLIGHT):
             job.proceed()
         else:
@@ -178,8 +184,22 @@ class Mirror(_BlockWork):
             graph.replace(replaced, self._target)
 
     def _committed(self) -> None:
+        # What was a backing file is the active layer now, and so gets written to.
+        node: Node | None = self._target
+        while node is not None:
+            node.read_only = False
+            node = node.node("file")
+        graph = self.block.graph
+        for edge in [edge for edge in self._edges if edge.child is self._target]:
+            graph.unlink(edge, keep=True)
+        above = self._source.child("backing")
+        while above is not None and above.child is not self._target:
+            above = above.child.child("backing")
+        if above is not None and isinstance(above.parent, Node):
+            self._target.unblock(above.parent)
+            graph.unlink(above, keep=True)
         if self.filter is not None:
-            self.block.graph.replace(self.filter, self._target)
+            graph.replace(self.filter, self._target)
 
     def ended(self, job: Job) -> None:
         self.remove_filter(self._source)

@@ -132,6 +132,8 @@ class Opener:
         elif driver == "qcow2":
             self._open_qcow2(node, options)
         elif driver == "quorum":
+            if options["vote-threshold"] > len(options["children"]):
+                raise CommandFailed("threshold may not exceed children count")
             for index, reference in enumerate(options["children"]):
                 self._link(node, self._child(options, reference), f"children.{index}", "quorum")
             node.size = min(edge.child.size for edge in node.children)

@@ -22,6 +22,14 @@ __all__ = ["start_block_devices"]
 _TRUE = frozenset({"on", "yes", "true", "y"})
 #: Short options of a disk, and the index of their drive.
 _DISKS = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3, "cdrom": 2}
+_INTERFACES = frozenset({"none", "ide", "scsi", "floppy", "pflash", "mtd", "sd", "virtio", "xen"})
+#: What an empty drive can have.
+_WITHOUT_MEDIUM = frozenset(
+    {
+        *("if", "id", "media", "index", "bus", "unit", "rerror", "werror", "readonly"),
+        *("read-only", "cache", "aio", "discard", "snapshot", "detect-zeroes", "copy-on-read"),
+    }
+)
 _UNATTACHED = "/machine/unattached/device"
 _CACHES = {
     "none": {"direct": True},
@@ -44,9 +52,10 @@ def start_block_devices(block: BlockLayer, options: Options, schema: Schema) -> 
                 _add_blockdev(block, argument.value, schema)
             except CommandFailed as failed:
                 raise argument.failed(failed.desc) from None
+    known_drivers = _drivers(schema)
     for argument in options.arguments:
         if argument.option == "drive" or argument.option in _DISKS:
-            _add_drive(block, argument, options)
+            _add_drive(block, argument, options, known_drivers)
 
 
 def _add_blockdev(block: BlockLayer, value: str, schema: Schema) -> None:
@@ -84,7 +93,7 @@ def _lists(value: Any) -> Any:
     return {key: _lists(item) for key, item in value.items()}
 
 
-def _typed(schema: Schema, type_name: str, value: Any) -> Any:
+def _typed(schema: Schema, type_name: str, value: Any, path: str = "") -> Any:
     """Text of the command line as the type that the schema wants."""
     found = schema.type(type_name)
     if isinstance(found, ObjectType) and isinstance(value, dict):
@@ -93,25 +102,39 @@ def _typed(schema: Schema, type_name: str, value: Any) -> Any:
             variant = schema.object(found.variants[value[found.tag]])
             members.update({member.name: member.type for member in variant.members})
         return {
-            key: _typed(schema, members[key], item) if key in members else item
+            key: _typed(schema, members[key], item, f"{path}.{key}" if path else key)
+            if key in members
+            else item
             for key, item in value.items()
         }
     if isinstance(found, AlternateType):
         for name in found.types:
             if isinstance(schema.type(name), ObjectType) and isinstance(value, dict):
-                return _typed(schema, name, value)
+                return _typed(schema, name, value, path)
         return value
     if isinstance(found, ArrayType) and isinstance(value, list):
-        return [_typed(schema, found.element_type, item) for item in value]
+        return [_typed(schema, found.element_type, item, path) for item in value]
     if isinstance(found, BuiltinType) and isinstance(value, str):
-        if found.json_type == "int" and value.removeprefix("-").isdigit():
+        if found.json_type == "int":
+            if not value.removeprefix("-").isdigit():
+                raise CommandFailed(f"Parameter '{path}' expects integer")
             return int(value)
-        if found.json_type == "boolean" and value in ("on", "off"):
+        if found.json_type == "boolean":
+            if value not in ("on", "off"):
+                raise CommandFailed(f"Parameter '{path}' expects 'on' or 'off'")
             return value == "on"
     return value
 
 
-def _add_drive(block: BlockLayer, argument: Argument, options: Options) -> None:
+def _drivers(schema: Schema) -> frozenset[str]:
+    """The block drivers that the schema knows."""
+    added = schema.object(schema.command("blockdev-add").arg_type)
+    return frozenset(added.variants)
+
+
+def _add_drive(
+    block: BlockLayer, argument: Argument, options: Options, known_drivers: frozenset[str]
+) -> None:
     if argument.option in _DISKS:
         keys = {"file": argument.value, "index": str(_DISKS[argument.option])}
         if argument.option == "cdrom":
@@ -119,6 +142,13 @@ def _add_drive(block: BlockLayer, argument: Argument, options: Options) -> None:
     else:
         keys = parse_keys(argument.value)
     interface = keys.get("if", "none" if options.machine == "none" else "ide")
+    if interface not in _INTERFACES:
+        raise argument.failed(f"unsupported bus type '{interface}'")
+    driver = keys.get("format", keys.get("driver", "raw"))
+    if driver not in known_drivers:
+        raise argument.failed(f"Unknown driver '{driver}'")
+    if not keys.keys() & {"file", "driver", "format"} and not keys.keys() <= _WITHOUT_MEDIUM:
+        raise argument.failed("Must specify either driver or file")
     cdrom = keys.get("media") == "cdrom"
     name = keys.get("id") or _drive_name(block, interface, keys, cdrom=cdrom)
     if name in block.backends.by_drive:
@@ -135,7 +165,7 @@ def _add_drive(block: BlockLayer, argument: Argument, options: Options) -> None:
         try:
             node = block.opener.open(opened)
         except CommandFailed as failed:
-            raise argument.failed(_with_file(failed.desc, keys)) from None
+            raise argument.failed(failed.desc) from None
         node.facts["probed"] = "format" not in keys and node.driver == "raw"
         block.backends.use(backend, node)
     block.backends.all.append(backend)
@@ -168,12 +198,6 @@ def _first_disks(block: BlockLayer) -> dict[str, int]:
     if block.dialect.version < (8, 0, 0):
         return {"q35": 16, "pc": 18}
     return {"q35": 13, "pc": 4}
-
-
-def _with_file(desc: str, keys: Mapping[str, str]) -> str:
-    if desc.startswith("Could not open") or "file" not in keys:
-        return desc
-    return f"Could not open '{keys['file']}': {desc}"
 
 
 def _drive_name(block: BlockLayer, interface: str, keys: Mapping[str, str], *, cdrom: bool) -> str:

@@ -25,6 +25,8 @@ _ACCEPTS = {
     "finalize": frozenset({"pending"}),
     "dismiss": frozenset({"concluded"}),
 }
+#: The speed is kept to in pieces of time of so many seconds.
+_SLICE = 0.1
 #: In seconds; the operating system can't wait much longer at a time.
 _LONGEST_WAIT = 1e6
 _PAUSED_AS = {"running": "paused", "ready": "standby"}
@@ -56,7 +58,7 @@ class Job:
         self.group: list[Job] = [self]
         self._timer: Timer | None = None
         self._chunk = 0
-        self._chunk_at = 0.0
+        self._chunk_at = -_SLICE
 
     def become(self, status: str) -> None:
         """Changes the state, and tells of it."""
@@ -79,11 +81,15 @@ class Job:
             if left <= 0:
                 self._done()
                 return
-            self._chunk = min(left, self.work.first_chunk) if self.speed else left
-            self._chunk_at = self.jobs.clock.now
-            self.current += self._chunk
+            chunk = min(left, self.work.first_chunk) if self.speed else left
+            now = self.jobs.clock.now
+            if now - self._chunk_at >= _SLICE:
+                self._chunk, self._chunk_at = 0, now
+            self._chunk += chunk
+            self.current += chunk
             last = self.current >= self.total
-            if self.speed and (not last or self.work.waits_at_end):
+            waits = self._chunk >= self.speed * _SLICE and (not last or self.work.waits_at_end)
+            if self.speed and waits:
                 self._wait()
                 return
 
@@ -105,7 +111,7 @@ class Job:
         if self._timer is None or (speed and speed <= before):
             return
         self._stop_waiting()
-        if speed:
+        if speed and self._chunk >= speed * _SLICE:
             self._wait()
         elif self.work.ends_later:
             self.jobs.clock.call_soon(self.proceed)

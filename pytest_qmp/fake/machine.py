@@ -85,6 +85,7 @@ class Machine:
         self.block.group_exists = lambda name: any(
             group.name == name for group in self.objects.of_kind("throttle-group")
         )
+        self.objects.throttles = self.block.uses_group
         self.block.backends.has_device = self._has_device
         start_block_devices(self.block, options, load_schema(dialect.name))
         self._suspended = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Objects:
         self._dialect = dialect
         self._tree: ObjectTree | None = None
         self._threads: dict[str, int] = {}
+        #: Whether a block node uses a throttle group; the machine knows.
+        self.throttles: Callable[[str], bool] = lambda name: False
 
     @property
     def tree(self) -> ObjectTree:
@@ -77,11 +79,15 @@ class Objects:
         if self.is_used(node):
             if self._is_memory(node) and self._dialect.version >= (11, 0, 0):
                 raise CommandFailed(f"Cannot delete host memory backend '{name}' which is mapped")
+            if node.kind == "throttle-group" and self._dialect.version >= (11, 0, 0):
+                raise CommandFailed(f"Cannot delete throttle group '{name}' with active references")
             raise CommandFailed(f"object '{name}' is in use, can not be deleted")
         self.container.remove(name)
 
     def is_used(self, node: Node) -> bool:
         """Whether something holds on to an object."""
+        if node.kind == "throttle-group":
+            return self.throttles(node.name)
         if self._is_memory(node):
             kinds = {"memory-backend", "memdev", "hostmem"}
         elif self.tree.types.is_a(node.kind, "cryptodev-backend"):

@@ -16,6 +16,9 @@ from .registry import Context, Registry
 
 commands = Registry()
 
+#: Drivers that make no images.
+_UNCREATABLE = frozenset({"null-co", "null-aio", "throttle", "copy-on-read", "blkdebug", "quorum"})
+
 
 def root_node(block: BlockLayer, name: str) -> Node:
     """The node of a drive or name, as long as only devices and the like use it."""
@@ -111,7 +114,7 @@ def blockdev_mirror(context: Context, arguments: Mapping[str, Any]) -> Any:
     block = context.machine.block
     source = root_node(block, arguments["device"])
     target = block.lookup(arguments["target"])
-    _start_mirror(context, arguments, source, target)
+    _start_mirror(context, arguments, source, target, fresh=False)
     return {}
 
 
@@ -124,14 +127,15 @@ def drive_mirror(context: Context, arguments: Mapping[str, Any]) -> Any:
         backing = source
     target = _open_target(block, arguments, source, backing)
     try:
-        _start_mirror(context, arguments, source, target)
+        fresh = arguments.get("mode") != "existing"
+        _start_mirror(context, arguments, source, target, fresh=fresh)
     finally:
         block.close(target)
     return {}
 
 
 def _start_mirror(
-    context: Context, arguments: Mapping[str, Any], source: Node, target: Node
+    context: Context, arguments: Mapping[str, Any], source: Node, target: Node, *, fresh: bool
 ) -> None:
     block = context.machine.block
     sync = arguments["sync"]
@@ -156,14 +160,16 @@ def _start_mirror(
     name = arguments.get("filter-node-name")
     if name is not None:
         block.graph.check_name(name, block.backends.by_drive)
-    amount = _to_mirror(context, source, target, sync)
+    amount = _to_mirror(context, source, target, sync, fresh=fresh)
     work = Mirror(block, source, target, amount)
     work.replaces = replaces
     _run_mirror(context, arguments, work, source, target)
 
 
-def _to_mirror(context: Context, source: Node, target: Node, sync: str) -> int:
+def _to_mirror(context: Context, source: Node, target: Node, sync: str, *, fresh: bool) -> int:
     if sync == "full":
+        if fresh:
+            return allocated(source, whole_chain=True)
         # Since 11.0 what reads as zeros is no work for a target that has only zeros.
         zeros = source.unfiltered.facts.get("format") and target.facts.get("format")
         if zeros and context.dialect.version >= (11, 0, 0):
@@ -345,5 +351,7 @@ def make_image(path: str, kind: str, size: int, backing: Node | None) -> None:
         if backing is not None:
             raise CommandFailed("Backing file not supported for file format 'raw'")
         create_file(path, size)
+    elif kind in _UNCREATABLE:
+        raise CommandFailed(f"Format driver '{kind}' does not support image creation")
     else:
         raise CommandFailed(f"Unknown file format '{kind}'")

@@ -82,17 +82,26 @@ def _put_on(context: Context, node: Node, overlay: Node) -> Callable[[], None]:
     block.set_backing(overlay, node)
     header.backing, header.backing_format = kept
     block.rename(overlay)
-    was_read_only, node.read_only = node.read_only, True
+    was_read_only = node.read_only
+    _set_read_only(node, True)
     block.close(overlay)
 
     def undo() -> None:
-        node.read_only = was_read_only
+        _set_read_only(node, was_read_only)
         if overlay in block.graph.nodes:
             block.set_backing(overlay, None)
             block.graph.replace(overlay, node)
             block.close(overlay)
 
     return undo
+
+
+def _set_read_only(node: Node, read_only: bool) -> None:
+    """A node can be written or not, and the parts that it was opened with as well."""
+    node.read_only = read_only
+    for edge in node.children:
+        if edge.name == "file" and not edge.child.monitor_owned:
+            _set_read_only(edge.child, read_only)
 
 
 @commands.handles("blockdev-snapshot-internal-sync")
