@@ -94,7 +94,7 @@ class Report:
             and result.outcome != "skipped"
         ]
         right = sum(result.outcome == "same" for result in chosen)
-        return f"{right}/{len(chosen)} ({100 * right / len(chosen):.0f} %)" if chosen else ""
+        return f"{right}/{len(chosen)} ({100 * right // len(chosen)} %)" if chosen else ""
 
 
 def _by_number(version: str) -> list[int]:

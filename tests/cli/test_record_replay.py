@@ -102,6 +102,18 @@ def test_a_monitor_on_a_chardev_that_is_waited_for(recorder: Start, folder: Path
     assert program.outcome()[0] == 0
 
 
+def test_descriptors_are_passed_on(recorder: Start, folder: Path) -> None:
+    program = recorder("-qmp", f"unix:{folder}/q,server=on,wait=off")
+    client = program.connect(folder / "q").negotiate()
+    with open(os.devnull, "rb") as file:
+        message = b'{"execute": "getfd", "arguments": {"fdname": "f"}}'
+        socket.send_fds(client.sock, [message], [file.fileno()])
+    assert client.read() == {"return": {}}
+    assert client.execute("closefd", fdname="f") == {"return": {}}
+    lines = map(json.loads, (folder / "r").read_text().splitlines())
+    assert [line["descriptors"] for line in lines if "descriptors" in line] == [1]
+
+
 def test_ends_as_qemu_ends(recorder: Start, folder: Path) -> None:
     status, _, err = recorder("-qmp", f"unix:{folder}/q,server=on,wait=off", "-M", "x").outcome()
     assert status == 1
