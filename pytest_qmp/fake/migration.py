@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Migration"]
 
+_CREDENTIALS = ("tls-creds-x509", "tls-creds-psk", "tls-creds-anon")
+
 
 class Migration:
     """What a machine's migration commands act on.
@@ -69,6 +71,12 @@ class Migration:
                 self._fail_to_begin(failed)
         if address.kind == "vsock":
             raise NotModelled("migration over vsock")
+        name = self.settings.parameters["tls-creds"]
+        objects = self._machine.objects
+        if any(node.name == name for kind in _CREDENTIALS for node in objects.of_kind(kind)):
+            raise NotModelled("migration over TLS")
+        if self.settings.enabled("background-snapshot"):
+            raise NotModelled("a snapshot in the background")
         self.outgoing.begin(address, take)
 
     def info(self) -> dict[str, Any]:

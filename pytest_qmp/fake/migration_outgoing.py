@@ -55,6 +55,8 @@ class Outgoing:
         self._syncs = 0
         self._times: dict[str, float] = {}
         self._stopped_in = ""
+        self._answered = True
+        self._awaits_answer = False
         self.status: str | None = None
         self.error: str | None = None
 
@@ -80,6 +82,8 @@ class Outgoing:
             self._machine.warn("multifd is not supported by current protocol")
             self._set("failed")
             return
+        self._answered = address.kind != "exec"
+        self._awaits_answer = False
         if address.takes_channels:
             clock.call_soon(lambda: self._connect(address))
             return
@@ -90,7 +94,8 @@ class Outgoing:
         except CommandFailed as failed:
             self._fail(failed.desc)
             raise
-        clock.call_soon(self._send_memory)
+        if self._is_plain():
+            clock.call_soon(self._send_memory)
 
     def begin_in_vain(self, reason: str | None) -> None:
         """It begins and fails; the command's answer is the caller's.
@@ -113,7 +118,9 @@ class Outgoing:
             self.error = "Switchover is interrupted" if new else "Channel error: Input/output error"
         self._set("cancelling")
         pipe = self._pipe
-        if pipe is None or not pipe.is_command or pipe.over or pipe.wait(0, writing=True):
+        if self._awaits_answer:
+            self._wait_for_cancel()
+        elif pipe is None or not pipe.is_command or pipe.over or pipe.wait(0, writing=True):
             self._machine.clock.call_soon(self._cancelled)
 
     def go_on(self, state: str) -> None:
@@ -154,7 +161,7 @@ class Outgoing:
             info["expected-downtime"] = self._settings.parameters["downtime-limit"]
             if self._machine.dialect.version >= (11, 0):
                 info["remaining"] = ram["remaining"]
-                if self.status == "pre-switchover":
+                if self.status in ("pre-switchover", "device"):
                     # It knows no bandwidth by which to guess.
                     info["expected-downtime"] = 2**63 - 1
         if self._settings.enabled("xbzrle"):
@@ -181,7 +188,16 @@ class Outgoing:
             self._machine.warn(failed.desc)
             self._fail(failed.desc)
             return
-        self._send_memory()
+        if self._is_plain():
+            self._send_memory()
+
+    def _is_plain(self) -> bool:
+        """Whether no TLS is asked for; where it is, it fails for lack of credentials."""
+        name = self._settings.parameters["tls-creds"]
+        if not name:
+            return True
+        self._fail(f"No TLS credentials with id '{name}'")
+        return False
 
     def _send_memory(self) -> None:
         if self.status != "setup":
@@ -267,6 +283,10 @@ class Outgoing:
         if machine.dialect.version < (11, 0):
             self._syncs = 2
             self._emit_pass()
+        if not self._answered and self._wants_answer():
+            # QEMU waits for an answer, which no command gives; not even a cancel ends that.
+            self._awaits_answer = True
+            return
         if self._pipe is not None:
             self._pipe.finish()
             # Whoever asks next finds that the command has done its work, unless it takes long.
@@ -275,6 +295,9 @@ class Outgoing:
         self._times["ended"] = self._machine.clock.now
         self._machine.status = "postmigrate"
         self._set("completed")
+
+    def _wants_answer(self) -> bool:
+        return self._settings.enabled("return-path") or self._settings.enabled("postcopy-ram")
 
     def _fail(self, text: str) -> None:
         self.error = text

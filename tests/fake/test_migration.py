@@ -270,6 +270,26 @@ def test_a_command_that_ends_too_soon(start: Start, version: str) -> None:
     assert machine.run_state() == "prelaunch"
 
 
+def test_an_answer_that_a_command_does_not_give(start: Start, version: str) -> None:
+    machine = start("-S")
+    machine.enable("events", "return-path")
+    machine.ask("migrate", uri=DISCARD)
+    machine.until("device" if version != "7.2" else "2")
+    machine.wait_for_run_state("finish-migrate")
+    assert machine.ask("migrate_cancel") == {}
+    assert machine.events[-1:] == ["cancelling"]
+    assert machine.ask("query-migrate")["status"] == "cancelling"
+    assert machine.run_state() == "finish-migrate"
+
+
+def test_credentials_that_are_not_there(start: Start) -> None:
+    machine = start("-S")
+    machine.ask("migrate-set-parameters", **{"tls-creds": "nosuch"})
+    assert machine.ask("migrate", uri=DISCARD) == {}
+    info = machine.wait_for_migration("failed")
+    assert info["error-desc"] == "No TLS credentials with id 'nosuch'"
+
+
 def test_nobody_at_the_address(start: Start, path: str) -> None:
     machine = start("-S")
     assert machine.ask("migrate", uri=f"unix:{path}") == {}
