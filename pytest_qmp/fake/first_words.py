@@ -50,7 +50,8 @@ def greet_early(
             link.listener.setblocking(False)
             open_ones.append((link, words))
     while open_ones and loading.is_alive():
-        ready, _, _ = select.select([link.listener for link, _ in open_ones], [], [], _LOOK)
+        listeners = [link.listener for link, _ in open_ones if link.listener is not None]
+        ready, _, _ = select.select(listeners, [], [], _LOOK)
         for link, words in list(open_ones):
             if link.listener in ready:
                 link.waiting = link.accept()

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -211,7 +212,11 @@ class _Program:
         number, sender = _next_signal()
         source = f" from pid {sender} ({_command_name(sender)})" if sender else ""
         self._warn(f"terminating on signal {number}{source}")
-        server.terminate()
+        try:
+            server.terminate()
+        except Exception:  # noqa: BLE001 - a fault of the fake must not keep the program alive
+            traceback.print_exc()
+            os._exit(1)
 
     def _announce(self, text: str) -> None:
         if text.startswith("-"):
