@@ -139,10 +139,14 @@ class Devices:
         """Whether the guest was asked for a device."""
         return self._path_of(name) in (*self._leaving, *self._asked_by_acpi)
 
-    def keep(self, name: str) -> None:
-        """The guest does not let a device go; a new request is needed."""
-        self._leaving.pop(self._path_of(name), None)
-        self._asked_by_acpi.pop(self._path_of(name), None)
+    def keep(self, name: str, *, tell: bool) -> None:
+        """The guest does not let a device go, and tells so or not; a new request is needed."""
+        path = self._path_of(name)
+        self._leaving.pop(path, None)
+        self._asked_by_acpi.pop(path, None)
+        if tell:
+            named = {} if "peripheral-anon" in path else {"device": path.rpartition("/")[2]}
+            self._machine.emit("DEVICE_UNPLUG_GUEST_ERROR", {**named, "path": path})
 
     def reset(self) -> None:
         """The machine is reset: what was to go goes."""

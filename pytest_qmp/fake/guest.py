@@ -185,19 +185,20 @@ class FakeGuest:
             if not self._machine.devices.accept(device):
                 raise self._not_asked(device)
 
-    def refuse_unplug(self, device: str) -> None:
+    def refuse_unplug(self, device: str, *, silently: bool = False) -> None:
         """Does not let a device go: a new ``device_del`` is needed.
 
-        No QEMU for x86 tells of that for a PCI device, so no event follows.
+        DEVICE_UNPLUG_GUEST_ERROR follows, as where the guest's firmware interface can say no.
 
         Args:
             device: its id, or its path in QOM.
+            silently: True sends no event, as the guests of x86 that keep a PCI device do.
         """
         with self._change():
             self._needs_running("keep a device")
             if not self._machine.devices.is_leaving(device):
                 raise self._not_asked(device)
-            self._machine.devices.keep(device)
+            self._machine.devices.keep(device, tell=not silently)
 
     def _not_asked(self, device: str) -> FakeQMPServerError:
         waiting = ", ".join(self._machine.devices.leaving()) or "none"

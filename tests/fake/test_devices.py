@@ -90,9 +90,21 @@ def test_refused_unplug_leaves_the_device(start: Start) -> None:
     client.execute("device_add", driver="virtio-rng-pci", id="r")
     client.execute("device_del", id="r")
     server.guest.refuse_unplug("r")
+    told = client.read()
+    assert told["event"] == "DEVICE_UNPLUG_GUEST_ERROR"
+    assert told["data"] == {"device": "r", "path": "/machine/peripheral/r"}
     with pytest.raises(FakeQMPServerError, match="was not asked to let go of 'r': send device_del"):
         server.guest.accept_unplug("r")
     assert client.execute("qom-get", path="r", property="type") == {"return": "virtio-rng-pci"}
+
+
+def test_an_unplug_that_is_refused_in_silence(start: Start) -> None:
+    server, client = start(PC)
+    client.execute("device_add", driver="virtio-rng-pci", id="r")
+    client.execute("device_del", id="r")
+    server.guest.refuse_unplug("r", silently=True)
+    assert client.execute("query-name") == {"return": {}}
+    assert client.execute("device_del", id="r") == {"return": {}}
 
 
 def test_only_a_running_guest_lets_go(start: Start) -> None:

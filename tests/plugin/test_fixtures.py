@@ -156,13 +156,13 @@ def test_qmp_fake_server(run: Run) -> None:
 
         def test_unmodelled(qmp_fake_server):
             with QMPClient.connect(qmp_fake_server.address) as client:
-                client.execute_raw({"execute": "query-block"})
+                client.execute_raw({"execute": "x-query-jit"})
         """
     )
     # The second passes, and fails at its end: what it swallowed is told.
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(
-        ["*ERROR at teardown of test_unmodelled*", '*server.on("query-block").reply(*)']
+        ["*ERROR at teardown of test_unmodelled*", '*server.on("x-query-jit").reply(*)']
     )
 
 
@@ -170,7 +170,7 @@ def test_what_the_fake_has_to_say_is_told_once(run: Run) -> None:
     result = run(
         """
         def test_it(qmp_vm):
-            qmp_vm.execute("query-block")
+            qmp_vm.execute("x-query-jit")
         """,
         FAKE,
     )
