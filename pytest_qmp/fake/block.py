@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from .block_backends import Backend, Backends, Emit
 from .block_exports import Exports
 from .block_graph import ALL, NOTHING, BlockGraph, Node
+from .block_images import change_backing
 from .block_names import filename, name_node
 from .block_open import ON_BACKING, Opener
 from .block_reopen import reopen
@@ -106,6 +108,14 @@ class BlockLayer:
     def reopen(self, node: Node, options: Mapping[str, Any]) -> None:
         """Changes the options of a node; see :func:`block_reopen.reopen`."""
         reopen(self, node, options)
+
+    def store_backing(self, node: Node) -> None:
+        """Writes what a node's header says of its backing file into its image."""
+        path = node.children[0].child.unfiltered.facts.get("path") if node.children else None
+        if path is not None and "header" in node.facts:
+            with suppress(OSError):
+                # Somebody took the image away; the node lives on without it.
+                change_backing(path, node.facts["header"])
 
     def rename(self, node: Node) -> None:
         """Finds the file name of a node anew."""

@@ -12,6 +12,7 @@ from .replies import CommandFailed
 
 __all__ = [
     "Qcow2Header",
+    "change_backing",
     "create_file",
     "create_qcow2",
     "file_size",
@@ -182,12 +183,7 @@ def create_qcow2(
     """Writes an empty qcow2 image of a virtual size; CommandFailed if that can't be."""
     cluster = 1 << 16
     tables = -(-size // (cluster * (cluster // 8)))
-    extensions = b""
-    if backing_format:
-        kind = backing_format.encode()
-        extensions = struct.pack(">II", _BACKING_FORMAT, len(kind))
-        extensions += kind.ljust((len(kind) + 7) // 8 * 8, b"\0")
-    extensions += bytes(8)
+    extensions = _extensions(backing_format)
     length = 112 if version >= 3 else 72
     name = os.fsencode(backing)
     header = _HEADER.pack(
@@ -204,3 +200,29 @@ def create_qcow2(
             image.write(bytes(8 * max(1, tables)))
     except OSError as error:
         raise open_error(filename, error, creating=True) from None
+
+
+def change_backing(filename: str, header: Qcow2Header) -> None:
+    """Writes what a header says of the backing file into the image; other extensions go.
+
+    Raises:
+        OSError: the image can't be written.
+    """
+    with open(filename, "r+b") as image:
+        start = image.read(header.cluster_size)
+        length = struct.unpack_from(">I", start, 100)[0] if header.version >= 3 else 72
+        extensions = _extensions(header.backing_format)
+        name = os.fsencode(header.backing)
+        at = length + len(extensions) if name else 0
+        fields = start[:8] + struct.pack(">QI", at, len(name)) + start[20:length]
+        image.seek(0)
+        image.write((fields + extensions + name).ljust(min(header.cluster_size, 4096), b"\0"))
+
+
+def _extensions(backing_format: str) -> bytes:
+    """The header's extensions: the format of the backing file, and the end of them."""
+    if not backing_format:
+        return bytes(8)
+    kind = backing_format.encode()
+    padded = kind.ljust((len(kind) + 7) // 8 * 8, b"\0")
+    return struct.pack(">II", _BACKING_FORMAT, len(kind)) + padded + bytes(8)

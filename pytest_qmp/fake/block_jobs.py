@@ -163,7 +163,7 @@ class Mirror(_BlockWork):
             bool(node.unfiltered.facts.get("instant")) for node in (self._source, self._target)
         )
         # What has no file answers at once; so little is done before anybody looks.
-        instant = target and (source or self.kind == _COMMIT) or source and not self._amount
+        instant = (target and (source or self.kind == _COMMIT)) or (source and not self._amount)
         if job.speed or (instant and self._amount <= _IN_FLIGHT):
             job.proceed()
         else:
@@ -230,6 +230,7 @@ class Commit(_BlockWork):
     def succeeded(self, job: Job) -> None:
         self.remove_filter(self._top)
         self.block.set_backing(self._overlay, self._base, self._backing_file)
+        self.block.store_backing(self._overlay)
 
     def ended(self, job: Job) -> None:
         self.remove_filter(self._top)
@@ -267,6 +268,7 @@ class Stream(_BlockWork):
     def succeeded(self, job: Job) -> None:
         if self.amount:
             self.block.set_backing(self._top.unfiltered, self._base, self._backing_file)
+            self.block.store_backing(self._top.unfiltered)
 
     def ended(self, job: Job) -> None:
         self.remove_filter(self._top)

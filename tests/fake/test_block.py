@@ -10,7 +10,7 @@ import pytest
 
 from pytest_qmp.errors import FakeQMPServerError
 from pytest_qmp.fake import FakeQMPServer
-from pytest_qmp.fake.block_images import create_file, create_qcow2, read_qcow2
+from pytest_qmp.fake.block_images import change_backing, create_file, create_qcow2, read_qcow2
 
 from .block_conversations import MIB, NONE, PC, add, both, image, null, said
 from .client import LineClient
@@ -214,6 +214,17 @@ def test_image_that_was_written_reads_back(tmp_path: Path) -> None:
     assert (header.size, header.backing, header.backing_format) == (3 * MIB, "b.raw", "raw")
     create_file(path, MIB)
     assert read_qcow2(path) is None
+
+
+def test_another_backing_file_is_written_to_the_image(tmp_path: Path) -> None:
+    path = str(tmp_path / "o.qcow2")
+    create_qcow2(path, MIB, backing="b.qcow2", backing_format="qcow2")
+    header = read_qcow2(path)
+    assert header is not None
+    for name, kind in (("another.raw", "raw"), ("", "")):
+        header.backing, header.backing_format = name, kind
+        change_backing(path, header)
+        assert read_qcow2(path) == header
 
 
 def test_blockdev_create_makes_an_image(client: LineClient, tmp_path: Path) -> None:

@@ -161,6 +161,7 @@ def change_backing_file(context: Context, arguments: Mapping[str, Any]) -> Any:
     header = image.facts.get("header")
     if header is not None:
         header.backing = arguments["backing-file"]
+        block.store_backing(image)
     return {}
 
 
