@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import nox
+import nox.command
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 OLDEST_PYTEST = "8.4.0"
@@ -43,7 +44,11 @@ def qemu_free(session: nox.Session, pytest: str) -> None:
 @nox.session
 def avocado(session: nox.Session) -> None:
     """The fake as the monitor of avocado-vt sees it, which is heavy to install."""
-    session.install(".[test]", "avocado-framework-plugin-vt")
+    # Its pkg_resources went with setuptools 81.
+    try:
+        session.install(".[test]", "avocado-framework-plugin-vt", "setuptools<81")
+    except nox.command.CommandFailed:
+        session.skip("avocado-vt can't be installed here")
     session.run("pytest", "tests/fake/test_foreign_clients.py", "-k", "avocado", *session.posargs)
 
 
