@@ -253,7 +253,9 @@ def test_a_wait_does_not_outlive_its_test(book: MemoryLedger, other: Other) -> N
     other.done()
     end = limits.end_waits_by(time.monotonic() + 0.1, " (all that the test has left)")
     try:
-        with pytest.raises(VMLaunchError, match=r"waited 0\.\d+ s \(all that the test has left\) for"):
+        with pytest.raises(
+            VMLaunchError, match=r"waited 0\.\d+ s \(all that the test has left\) for"
+        ):
             book.reserve(2 * GIB, "mine")
     finally:
         limits.lift(end)
