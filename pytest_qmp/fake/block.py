@@ -32,6 +32,8 @@ class BlockLayer:
         exports: what is exported.
         attach: see :meth:`Backends.attach`.
         detach: see :meth:`Backends.detach`.
+        start_devices: makes the devices of the command line, which use nodes, if need be; for
+            who keeps devices to set.
         group_exists: whether there is a throttle group of that id; for who keeps objects to set.
     """
 
@@ -46,6 +48,7 @@ class BlockLayer:
         self.attach = self.backends.attach
         self.detach = self.backends.detach
         self.group_exists: Callable[[str], bool] = lambda name: False
+        self.start_devices: Callable[[], None] = lambda: None
         self.opener = Opener(
             self.graph,
             lambda name: self.group_exists(name),
@@ -56,12 +59,14 @@ class BlockLayer:
         """``blockdev-add``: opens a node that the monitor owns."""
         if "node-name" not in options:
             raise CommandFailed("'node-name' must be specified for the root node")
+        self.start_devices()
         node = self.opener.open(options)
         node.monitor_owned = True
         return node
 
     def delete(self, name: str) -> None:
         """``blockdev-del``: closes a node of the monitor's, if nothing uses it."""
+        self.start_devices()
         node = self.graph.find(name)
         if node is None:
             raise CommandFailed(f"Failed to find node with node-name='{name}'")
@@ -123,6 +128,7 @@ class BlockLayer:
 
     def find(self, device: str | None, node_name: str | None) -> Node:
         """The node of a ``-drive`` or of a name; CommandFailed if there is none."""
+        self.start_devices()
         backend = self.backends.by_drive.get(device) if device is not None else None
         if backend is not None:
             if backend.node is None:

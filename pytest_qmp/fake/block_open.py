@@ -39,6 +39,8 @@ _NOT_THIS_FORMAT = {
     "parallels": "Image not in Parallels format",
     "luks": "Parameter 'key-secret' is required for cipher",
 }
+#: Drivers in modules that a distribution does not install with QEMU itself.
+_IN_MODULES = frozenset({"http", "https", "ftp", "ftps", "ssh", "gluster", "iscsi", "nfs", "rbd"})
 _READ_ONLY_FORMATS = frozenset({"bochs", "cloop", "dmg"})
 #: What is no business of the driver itself.
 _COMMON = frozenset(
@@ -105,6 +107,8 @@ class Opener:
 
     def _open(self, options: dict[str, Any]) -> Node:
         driver = options["driver"]
+        if driver in _IN_MODULES:
+            raise CommandFailed(f"Unknown driver '{driver}'")
         early = self._child_node(options, "file") if "file" in options else None
         if options.get("detect-zeroes") == "unmap" and options.get("discard") != "unmap":
             raise CommandFailed(

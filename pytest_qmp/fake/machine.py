@@ -88,6 +88,7 @@ class Machine:
         self.objects.throttles = self.block.uses_group
         self.block.backends.has_device = self._has_device
         start_block_devices(self.block, options, load_schema(dialect.name))
+        self.block.start_devices = self.devices.start
         self._suspended = False
         if options.incoming:
             self.status = "inmigrate"

@@ -277,6 +277,14 @@ def test_failing_disk(
     assert client.status() == status
 
 
+def test_disk_of_the_command_line_is_in_use(
+    make_server: Callable[..., FakeQMPServer], connect: Callable[..., LineClient]
+) -> None:
+    client = connect(make_server(args=["-M", "pc", *_DEVICE, "-device", "virtio-blk-pci,drive=n"]))
+    refused = client.execute("blockdev-del", **{"node-name": "n"})
+    assert refused["error"]["desc"] == "Node n is in use"
+
+
 def test_no_such_disk_fails(make_server: Callable[..., FakeQMPServer]) -> None:
     server = make_server(args=["-M", "pc", *_DEVICE])
     assert server.guest.disks == []

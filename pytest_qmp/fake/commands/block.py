@@ -38,6 +38,7 @@ def query_block(context: Context, arguments: Mapping[str, Any]) -> Any:
 
 @commands.handles("query-blockstats")
 def query_blockstats(context: Context, arguments: Mapping[str, Any]) -> Any:
+    context.machine.devices.start()
     block = context.machine.block
     if arguments.get("query-nodes", False):
         return [node_stats(context.schema, node) for node in block.graph.nodes]
@@ -46,5 +47,6 @@ def query_blockstats(context: Context, arguments: Mapping[str, Any]) -> Any:
 
 @commands.handles("x-debug-query-block-graph")
 def query_block_graph(context: Context, arguments: Mapping[str, Any]) -> Any:
+    context.machine.devices.start()
     block = context.machine.block
     return graph_info(block.graph.nodes, block.backends.all)
