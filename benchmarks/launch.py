@@ -26,7 +26,11 @@ def bare() -> None:
     console, serial = socket.socketpair()
     machine = VirtualMachine(accel="tcg")
     argv = build_argv(
-        machine.config, machine.argv[0], "tcg", {"qmp": theirs.fileno()}, {"serial0": serial.fileno()}
+        machine.config,
+        machine.argv[0],
+        "tcg",
+        {"qmp": theirs.fileno()},
+        {"serial0": serial.fileno()},
     )
     with ours, console:
         with theirs, serial:

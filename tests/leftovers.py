@@ -114,8 +114,10 @@ class Run:
         os.mkfifo(told)
         self._told = os.open(told, os.O_RDWR | os.O_CLOEXEC)
         self._unread = ""
+        # What a shell has started in its background inherits these as ignored.
+        defaults = ["env", "--default-signal=INT", "--default-signal=QUIT"]
         self.process = subprocess.Popen(
-            argv,
+            [*defaults, *argv],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -14,7 +14,16 @@ PACKAGE = Path(pytest_qmp.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 LONGEST = 420
 
-FLOORS = {"errors": 0, "text": 0, "asserts": 0, "keeper": 0, "qmp": 0, "fake": 1, "vm": 2, "artifacts": 3}
+FLOORS = {
+    "errors": 0,
+    "text": 0,
+    "asserts": 0,
+    "keeper": 0,
+    "qmp": 0,
+    "fake": 1,
+    "vm": 2,
+    "artifacts": 3,
+}
 TOP = 4
 
 # Below the top, what an installation without pytest would lack.

@@ -120,9 +120,10 @@ class Node:
         first = next((n for n, name in enumerate(self.order) if name in self.children), 0)
         shuffler = random.Random(0)
         for start in range(first, max(first - _MIXED, -1), -1):
-            wanted = self.order[start:]
-            # PCI's own come first.
-            attempt = sorted(wanted[::-1], key=lambda name: not name.startswith("bus master"))
+            # The newest first; PCI's own before all.
+            attempt = self.order[start:]
+            attempt.reverse()
+            attempt.sort(key=lambda name: not name.startswith("bus master"))
             attempt.sort(key=lambda name: not name.startswith("bus master container"))
             for _ in range(_ATTEMPTS):
                 table = StringTable()
