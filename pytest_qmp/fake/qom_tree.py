@@ -120,16 +120,17 @@ class Node:
         first = next((n for n, name in enumerate(self.order) if name in self.children), 0)
         shuffler = random.Random(0)
         for start in range(first, max(first - _MIXED, -1), -1):
-            # The newest first; PCI's own before all.
-            attempt = self.order[start:]
-            attempt.reverse()
+            wanted = self.order[start:]
+            wanted.reverse()
+            # PCI's own come first.
+            attempt = wanted[:]
             attempt.sort(key=lambda name: not name.startswith("bus master"))
             attempt.sort(key=lambda name: not name.startswith("bus master container"))
             for _ in range(_ATTEMPTS):
                 table = StringTable()
                 for text in attempt:
                     table.add(text)
-                if list(table) == wanted[::-1]:
+                if list(table) == wanted:
                     return attempt
                 attempt = attempt[:]
                 shuffler.shuffle(attempt)
