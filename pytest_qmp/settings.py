@@ -149,24 +149,22 @@ def _accepted(
     return value
 
 
-def _check_timeout(origin: str, value: str) -> float:
+def _above_0(origin: str, value: str, what: str) -> float:
     try:
         number = float(value)
     except ValueError:
         number = 0.0
     if not 0 < number < float("inf"):
-        raise pytest.UsageError(f"{origin}={value} is no number of seconds above 0")
+        raise pytest.UsageError(f"{origin}={value} is no {what} above 0")
     return number
+
+
+def _check_timeout(origin: str, value: str) -> float:
+    return _above_0(origin, value, "number of seconds")
 
 
 def _check_scale(origin: str, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise pytest.UsageError(f"{origin}={value} is no factor above 0")
-    return number
+    return _above_0(origin, value, "factor")
 
 
 def _check_keep(origin: str, value: str) -> str:

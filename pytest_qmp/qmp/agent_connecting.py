@@ -17,6 +17,7 @@ from pytest_qmp.qmp.deadline import Deadline, limits
 from pytest_qmp.qmp.session import Call, TranscriptEntry
 from pytest_qmp.qmp.transport import SocketTransport, connect_socket
 from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, DefaultTimeout, Timeout
+from pytest_qmp.qmp.watched import WatchedClient
 from pytest_qmp.qmp.watching import Watch
 from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE, show_bytes
 
@@ -54,7 +55,7 @@ class _AgentAddress(Address):
         )
 
 
-class ConnectingAgentClient:
+class ConnectingAgentClient(WatchedClient):
     """A client that connects, syncs, asks one thing after the other, and closes.
 
     Args:
@@ -292,17 +293,6 @@ class ConnectingAgentClient:
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
-
-    def watch(self, watch: Watch | None) -> None:
-        """Lets somebody who watches the machine end waits, or nobody; see ``Watch``."""
-        self._watch = watch
-        if self._connection is not None:
-            self._connection.watch = watch
-
-    def look_again(self) -> None:
-        """Makes each wait look at the watch anew; for any thread."""
-        if self._connection is not None:
-            self._connection.look_again()
 
     def _explain_loss(self) -> str:
         return self.explain_loss() if self.explain_loss is not None else ""

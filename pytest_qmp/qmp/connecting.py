@@ -16,7 +16,7 @@ from pytest_qmp.qmp.messages import Greeting, QMPVersion
 from pytest_qmp.qmp.session import Call, Session, TranscriptEntry
 from pytest_qmp.qmp.transport import Listener, SocketTransport, connect_socket
 from pytest_qmp.qmp.waiting import DEFAULT, DEFAULT_TIMEOUT, EventWaiter, Timeout
-from pytest_qmp.qmp.watching import Watch
+from pytest_qmp.qmp.watched import WatchedClient
 from pytest_qmp.qmp.wire import DEFAULT_MAX_MESSAGE_SIZE
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ConnectingClient"]
 
 
-class ConnectingClient(EventWaiter):
+class ConnectingClient(EventWaiter, WatchedClient):
     """A client that connects, is connected to, reconnects and closes.
 
     Args:
@@ -52,7 +52,6 @@ class ConnectingClient(EventWaiter):
         self._given_peer = peer
         self._peer = peer or "QEMU"
         self.explain_loss: Callable[[], str] | None = None
-        self._watch: Watch | None = None
         self._commands: tuple[str, ...] | None = None
         self._schema: Schema | None = None
 
@@ -258,17 +257,6 @@ class ConnectingClient(EventWaiter):
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
-
-    def watch(self, watch: Watch | None) -> None:
-        """Lets somebody who watches the machine end waits, or nobody; see ``Watch``."""
-        self._watch = watch
-        if self._connection is not None:
-            self._connection.watch = watch
-
-    def look_again(self) -> None:
-        """Makes each wait look at the watch anew; for any thread."""
-        if self._connection is not None:
-            self._connection.look_again()
 
     def _explain_loss(self) -> str:
         return self.explain_loss() if self.explain_loss is not None else ""
