@@ -136,6 +136,8 @@ class Opener:
         elif driver == "qcow2":
             self._open_qcow2(node, options)
         elif driver == "quorum":
+            if not options["children"]:
+                raise CommandFailed("Number of provided children must be 1 or more")
             if options["vote-threshold"] > len(options["children"]):
                 raise CommandFailed("threshold may not exceed children count")
             for index, reference in enumerate(options["children"]):

@@ -15,6 +15,15 @@ __all__ = ["Places"]
 #: Ports of USB controllers and hubs that have no property for it.
 _PORTS = {"usb-hub": 8, "pci-uhci-usb": 2, "pci-ehci-usb": 6, "usb-ehci": 6}
 _ANY = 2**32 - 1
+#: The largest target and the largest LUN of SCSI controllers.
+_SCSI_LIMITS = {
+    "virtio-scsi-common": (255, 16383),
+    "lsi53c895a": (7, 0),
+    "am53c974": (7, 7),
+    "megasas-base": (64, 255),
+    "mptsas1068": (8, 1),
+    "pvscsi": (64, 0),
+}
 #: What USB devices call themselves.
 _PRODUCTS = {
     "usb-mouse": "QEMU USB Mouse",
@@ -152,6 +161,7 @@ class Places:
         lun = values.get("lun", -1)
         lun = 0 if lun in (-1, _ANY) else lun
         target = values.get("scsi-id", -1)
+        self._check_scsi(bus, channel, target, lun)
         if target in (-1, _ANY):
             target = next(n for n in range(len(taken) + 1) if (channel, n, lun) not in taken)
         elif (channel, target, lun) in taken:
@@ -159,3 +169,20 @@ class Places:
             raise CommandFailed(f"lun already used by '{holder.name}'")
         for name, value in (("channel", channel), ("scsi-id", target), ("lun", lun)):
             device.set_value(name, value)
+
+    def _check_scsi(self, bus: Node, channel: int, target: int, lun: int) -> None:
+        """CommandFailed if the controller has no such place."""
+        controller = bus.parent
+        limits = [
+            _SCSI_LIMITS[kind]
+            for kind in _SCSI_LIMITS
+            if controller is not None and self._types.is_a(controller.kind, kind)
+        ]
+        if not limits:
+            return
+        if channel > 0:
+            raise CommandFailed(f"bad scsi channel id: {channel}")
+        if target not in (-1, _ANY) and target > limits[0][0]:
+            raise CommandFailed(f"bad scsi device id: {target}")
+        if lun > limits[0][1]:
+            raise CommandFailed(f"bad scsi device lun: {lun}")

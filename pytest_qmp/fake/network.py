@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ __all__ = ["Card", "Network", "parse_mac"]
 
 _FIRST_MAC = 0x525400123456
 _MACS = 256
+_TAKES_FD = ("tap", "socket")
 
 
 def parse_mac(text: str) -> str | None:
@@ -71,12 +72,18 @@ class Network:
                     found.netdevs[given["id"]] = given
         return found
 
-    def add(self, arguments: Mapping[str, Any], chardevs: Container[str]) -> None:
+    def add(
+        self,
+        arguments: Mapping[str, Any],
+        chardevs: Container[str],
+        take_descriptor: Callable[[str], bool],
+    ) -> None:
         """``netdev_add``; CommandFailed if the id is taken, or the backend can't be made.
 
         Args:
             arguments: of the command.
             chardevs: the names of the chardevs that there are.
+            take_descriptor: takes what ``getfd`` named; False if there is none of that name.
         """
         name = arguments["id"]
         if not is_identifier(name):
@@ -84,6 +91,12 @@ class Network:
         if name in self.netdevs:
             raise CommandFailed(f"Duplicate ID '{name}'")
         _check_netdev(arguments, chardevs)
+        name_of_peer = arguments.get("netdev") if arguments["type"] == "hubport" else None
+        if name_of_peer is not None and name_of_peer not in self.netdevs:
+            raise CommandFailed(f"netdev '{name_of_peer}' not found")
+        descriptor = arguments.get("fd", "0") if arguments["type"] in _TAKES_FD else "0"
+        if not descriptor[:1].isdigit() and not take_descriptor(descriptor):
+            raise CommandFailed(f"File descriptor named '{descriptor}' has not been found")
         self.netdevs[name] = arguments
 
     def remove(self, name: str) -> None:

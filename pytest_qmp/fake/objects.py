@@ -8,6 +8,7 @@ from typing import Any
 
 from .facts import failed, load_facts
 from .identifiers import is_identifier
+from .object_checks import check_secret, check_thread_pool
 from .options import Options, parse_value
 from .property_values import take, take_text
 from .qom import ObjectTree
@@ -174,8 +175,9 @@ class Objects:
     def _complete(self, node: Node, given: dict[str, Any]) -> None:
         if node.kind == "iothread":
             self._threads[node.name] = _FIRST_THREAD + len(self._threads)
-        elif node.kind == "secret" and not {"file", "data"} & given.keys():
-            raise CommandFailed("Either 'file' or 'data' must be provided")
+            check_thread_pool(node)
+        elif node.kind == "secret":
+            check_secret(given)
         elif node.kind == "rng-random":
             file = Path(given.get("filename", "/dev/urandom"))
             if not file.exists():

@@ -14,6 +14,7 @@ from .options import Options, parse_value
 from .property_values import take, take_text
 from .qom_tree import Node, Row, build, not_found
 from .replies import CommandFailed
+from .throttling import changed_limits
 from .versions import Dialect
 
 __all__ = ["ObjectTree", "machine_variant"]
@@ -124,6 +125,8 @@ class ObjectTree:
         )
         if node.kind == "iothread" and isinstance(taken, int) and taken < 0:
             raise CommandFailed(f"{name} value must be in range [0, {2**63 - 1}]")
+        if node.kind == "throttle-group" and name == "limits":
+            taken = changed_limits(row.value, taken)
         if name == "max-ram-below-4g" and taken > 4 << 30:
             raise CommandFailed(
                 f"Machine option '{name}={taken}' expects size less than or equal to 4G"

@@ -7,10 +7,25 @@ from typing import Any
 
 from .replies import CommandFailed
 
-__all__ = ["throttle_limits"]
+__all__ = ["changed_limits", "throttle_limits"]
 
 _KINDS = tuple(f"{what}-{way}" for what in ("iops", "bps") for way in ("total", "read", "write"))
 _LARGEST = 10**15
+
+
+def changed_limits(now: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The limits once some were set by ``qom-set``; those that were not given stay.
+
+    Raises:
+        CommandFailed: they can't be.
+    """
+    for name in now:
+        if name in given and type(given[name]) is not int:
+            raise CommandFailed(f"Invalid parameter type for 'limits.{name}', expected: integer")
+    for name in given:
+        if name not in now:
+            raise CommandFailed(f"Parameter 'limits.{name}' is unexpected")
+    return throttle_limits({**now, **given})
 
 
 def throttle_limits(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,9 @@ _REFUSED = {
     "replay-break": "setting the breakpoint is allowed only in play mode",
     "replay-delete-break": "replay breakpoints are allowed only in play mode",
     "replay-seek": "replay must be enabled to seek",
+    "set-numa-node": "The command is permitted only before the machine has been created",
+    "query-cpu-model-comparison": "CPU model comparison is not supported on this target",
+    "query-cpu-model-baseline": "CPU model baseline is not supported on this target",
     "x-query-profile": "Internal profiler not compiled",
     "set-vcpu-dirty-limit": (
         "dirty page limit feature requires KVM with accelerator property 'dirty-ring-size' set'"
@@ -238,10 +241,16 @@ def query_acpi_ospm_status(context: Context, arguments: Mapping[str, Any]) -> An
 
 @commands.handles("x-query-virtio")
 def x_query_virtio(context: Context, arguments: Mapping[str, Any]) -> Any:
-    if any(part.driver.startswith("virtio-") for part in parts(context.machine)):
-        raise NotModelled("virtio devices")
-    if context.dialect.version < (10, 0, 0):
-        return []
+    context.machine.devices.start()
+    root = context.machine.objects.tree.root
+    types = context.machine.objects.tree.types
+    found = [
+        {"name": device.kind.removesuffix("-device"), "path": device.path}
+        for device in root.walk()
+        if types.is_a(device.kind, "virtio-device")
+    ]
+    if found or context.dialect.version < (10, 0, 0):
+        return found[::-1]
     raise CommandFailed("No virtio devices found")
 
 

@@ -36,9 +36,9 @@ def nbd_server_stop(context: Context, arguments: Mapping[str, Any]) -> Any:
 def nbd_server_add(context: Context, arguments: Mapping[str, Any]) -> Any:
     block = context.machine.block
     name = arguments.get("name", arguments["device"])
+    node = block.lookup(arguments["device"])
     if not block.exports.running:
         raise CommandFailed("NBD server not running")
-    node = block.lookup(arguments["device"])
     given = {**arguments, "type": "nbd", "id": name, "name": name}
     if "bitmap" in arguments:
         given["bitmaps"] = [arguments["bitmap"]]

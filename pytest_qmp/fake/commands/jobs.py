@@ -124,9 +124,11 @@ def block_job_change(context: Context, arguments: Mapping[str, Any]) -> Any:
     job.accept("change")
     if job.work.kind != "mirror":
         raise CommandFailed("Job type does not support change")
-    if arguments["copy-mode"] == job.details.get("copy-mode"):
+    # What another type's arguments leave out is the first mode.
+    mode = arguments.get("copy-mode", "background")
+    if mode == job.details.get("copy-mode"):
         return {}
-    if arguments["copy-mode"] == "background":
+    if mode == "background":
         raise CommandFailed("Change to copy mode 'background' is not implemented")
-    job.details["copy-mode"] = arguments["copy-mode"]
+    job.details["copy-mode"] = mode
     return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,14 @@ commands = Registry()
 @commands.handles("netdev_add")
 def netdev_add(context: Context, arguments: Mapping[str, Any]) -> Any:
     labels = {chardev.label for chardev in context.machine.chardevs.listed()}
-    context.machine.network.add(arguments, labels)
+
+    def take_descriptor(name: str) -> bool:
+        descriptor = context.monitor.descriptors.take(name)
+        if descriptor is not None:
+            os.close(descriptor)
+        return descriptor is not None
+
+    context.machine.network.add(arguments, labels, take_descriptor)
     return {}
 
 

@@ -94,7 +94,12 @@ def qom_set(context: Context, arguments: Mapping[str, Any]) -> Any:
 @commands.handles("object-add")
 def object_add(context: Context, arguments: Mapping[str, Any]) -> Any:
     objects, chardevs = context.machine.objects, context.machine.chardevs
-    objects.add(arguments)
+    made = objects.add(arguments)
+    netdev = arguments.get("netdev")
+    filters = objects.tree.types.is_a(made.kind, "netfilter")
+    if filters and netdev not in context.machine.network.netdevs:
+        objects.delete(arguments["id"])
+        raise CommandFailed("Parameter 'netdev' expects a network backend id")
     if "chardev" in arguments:
         try:
             chardevs.take(arguments["chardev"], f"object {arguments['id']}")
