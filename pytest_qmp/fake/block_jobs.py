@@ -13,6 +13,7 @@ from .replies import CommandFailed
 
 if TYPE_CHECKING:
     from .block import BlockLayer
+    from .commands.bitmaps import Bitmap
 
 __all__ = ["Backup", "Commit", "Create", "Mirror", "Stream", "allocated"]
 
@@ -105,11 +106,14 @@ class Backup(_BlockWork):
     """Copies a node as it is now."""
 
     kind = "backup"
+    held_at_start = True
 
     def __init__(self, block: BlockLayer, source: Node, target: Node, sync: str) -> None:
         super().__init__(block)
         self._source = source
         self._sync = sync
+        #: What it copies by, busy as long as it runs.
+        self.bitmap: Bitmap | None = None
         self.amount = source.size
         instant = source.facts.get("instant") and target.facts.get("instant")
         self.ends_later = not instant and sync not in ("top", "none")
@@ -117,16 +121,17 @@ class Backup(_BlockWork):
             self.amount = 0
 
     def started(self, job: Job) -> None:
-        job.pulse()
         job.total = self.amount
         if self._sync == "none":
             return
-        if self.ends_later:
+        if self.ends_later and not job.in_transaction:
             self.block.clock.call_soon(job.proceed)
         else:
             job.proceed()
 
     def ended(self, job: Job) -> None:
+        if self.bitmap is not None:
+            self.bitmap.busy = False
         self.remove_filter(self._source)
         super().ended(job)
 

@@ -20,6 +20,7 @@ class Work:
         ends_later: the end comes after the reply of the command that brings it about.
         first_chunk: how many bytes it does before its speed is looked at.
         waits_at_end: it also waits after the last chunk.
+        held_at_start: the graph changes once more when it has just begun to run.
     """
 
     kind = ""
@@ -28,6 +29,7 @@ class Work:
     ends_later = False
     first_chunk = 1 << 20
     waits_at_end = False
+    held_at_start = False
 
     def started(self, job: Job) -> None:
         """The job runs now."""

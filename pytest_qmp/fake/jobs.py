@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .clock import Clock, Timer
+from .job_transactions import start_together
 from .job_work import Work
 from .replies import CommandFailed
 from .versions import Dialect
@@ -59,6 +60,7 @@ class Job:
         self._timer: Timer | None = None
         self._chunk = 0
         self._chunk_at = -_SLICE
+        self.in_transaction = False
 
     def become(self, status: str) -> None:
         """Changes the state, and tells of it."""
@@ -111,12 +113,19 @@ class Job:
         if self._timer is None or (speed and speed <= before):
             return
         self._stop_waiting()
-        if speed and self._chunk >= speed * _SLICE:
+        if self._hurries:
+            self.proceed()
+        elif speed and self._chunk >= speed * _SLICE:
             self._wait()
         elif self.work.ends_later:
             self.jobs.clock.call_soon(self.proceed)
         else:
             self.proceed()
+
+    @property
+    def _hurries(self) -> bool:
+        """Up to 7.2 a mirror that is woken goes on without waiting for its turn again."""
+        return self.work.waits_at_end and self.jobs.dialect.version < (8, 0, 0)
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
@@ -152,9 +161,7 @@ class Job:
         self.user_paused = False
         self.unpause()
         if self.status == "running" and self.current < self.total + self.work.waits_at_end:
-            # Up to 7.2 a mirror that goes on does not wait for its turn again.
-            hurries = self.work.waits_at_end and self.jobs.dialect.version < (8, 0, 0)
-            if self.speed and not hurries:
+            if self.speed and not self._hurries:
                 self._wait()
             else:
                 self.proceed()
@@ -173,6 +180,9 @@ class Job:
             before = self.status
             self.become(_PAUSED_AS[before])
             self.become(before)
+            if self._timer is not None and self._hurries:
+                self._stop_waiting()
+                self.proceed()
 
     def complete(self) -> None:
         """The verb ``complete``."""
@@ -260,6 +270,7 @@ class Jobs:
 
     Attributes:
         all: newest first.
+        finished: those that wait until all of their transaction have started, if any do.
     """
 
     def __init__(self, dialect: Dialect, clock: Clock, emit: Emit) -> None:
@@ -268,6 +279,7 @@ class Jobs:
         self.emit = emit
         self.all: list[Job] = []
         self._held: list[Job] | None = None
+        self.finished: list[Job] | None = None
 
     def find(self, ident: str) -> Job:
         """The job of that id; CommandFailed if there is none."""
@@ -315,6 +327,8 @@ class Jobs:
             self._held.append(job)
             return
         job.become("running")
+        if job.work.held_at_start:
+            job.pulse()
         job.work.started(job)
 
     def hold_starts(self) -> list[Job]:
@@ -325,8 +339,8 @@ class Jobs:
     def let_start(self, held: list[Job], *, run: bool) -> None:
         """Jobs start again; with ``run`` those that were to start meanwhile do so now."""
         self._held = None
-        for job in held if run else ():
-            self.start(job)
+        if run:
+            start_together(self, held)
 
     def abort(self, job: Job) -> None:
         """A job that never ran ends, without a word of what it was for."""
@@ -355,7 +369,8 @@ class Jobs:
             if not member.auto_finalize and member.work.is_block_job:
                 self.emit("BLOCK_JOB_PENDING", {"type": member.work.kind, "id": member.ident})
         if all(member.auto_finalize for member in job.group):
-            self.conclude_group(job)
+            conclude = self.conclude_group if self.finished is None else self.finished.append
+            conclude(job)
 
     def conclude_group(self, job: Job) -> None:
         """The job, and those of its transaction, are finalized."""
@@ -398,8 +413,8 @@ class Jobs:
             if job.status == "concluded":
                 self.remove(job)
                 continue
+            job.cancelled = True
             for _ in range(1 if self.dialect.version < (8, 0, 0) else 2):
                 job.pulse()
-            job.cancelled = True
             job.auto_dismiss = True
             self.fail(job)

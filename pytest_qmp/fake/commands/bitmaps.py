@@ -27,12 +27,14 @@ class Bitmap:
         granularity: how many bytes a bit stands for.
         recording: it is enabled.
         persistent: it is kept in the image.
+        busy: a job or a transaction has it.
     """
 
     name: str
     granularity: int
     recording: bool
     persistent: bool
+    busy: bool = False
 
     def info(self) -> dict[str, Any]:
         """``BlockDirtyInfo``."""
@@ -41,7 +43,7 @@ class Bitmap:
             "granularity": self.granularity,
             "count": 0,
             "recording": self.recording,
-            "busy": False,
+            "busy": self.busy,
             "persistent": self.persistent,
         }
 
@@ -68,6 +70,21 @@ def find_bitmap(context: Context, node_name: str, name: str) -> tuple[Node, Bitm
         if bitmap.name == name:
             return node, bitmap
     raise CommandFailed(f"Dirty bitmap '{name}' not found")
+
+
+def find_free_bitmap(context: Context, node_name: str, name: str) -> tuple[Node, Bitmap]:
+    """A bitmap that nothing has, and its node; CommandFailed if there is none."""
+    node, bitmap = find_bitmap(context, node_name, name)
+    check_free(bitmap)
+    return node, bitmap
+
+
+def check_free(bitmap: Bitmap) -> None:
+    """CommandFailed if something has the bitmap."""
+    if bitmap.busy:
+        raise CommandFailed(
+            f"Bitmap '{bitmap.name}' is currently in use by another operation and cannot be used"
+        )
 
 
 def _default_granularity(node: Node) -> int:
@@ -109,37 +126,37 @@ def add(context: Context, arguments: Mapping[str, Any]) -> Any:
 
 @commands.handles("block-dirty-bitmap-remove")
 def remove(context: Context, arguments: Mapping[str, Any]) -> Any:
-    node, bitmap = find_bitmap(context, arguments["node"], arguments["name"])
+    node, bitmap = find_free_bitmap(context, arguments["node"], arguments["name"])
     node.bitmaps.remove(bitmap)
     return {}
 
 
 @commands.handles("block-dirty-bitmap-clear")
 def clear(context: Context, arguments: Mapping[str, Any]) -> Any:
-    find_bitmap(context, arguments["node"], arguments["name"])
+    find_free_bitmap(context, arguments["node"], arguments["name"])
     return {}
 
 
 @commands.handles("block-dirty-bitmap-enable")
 def enable(context: Context, arguments: Mapping[str, Any]) -> Any:
-    find_bitmap(context, arguments["node"], arguments["name"])[1].recording = True
+    find_free_bitmap(context, arguments["node"], arguments["name"])[1].recording = True
     return {}
 
 
 @commands.handles("block-dirty-bitmap-disable")
 def disable(context: Context, arguments: Mapping[str, Any]) -> Any:
-    find_bitmap(context, arguments["node"], arguments["name"])[1].recording = False
+    find_free_bitmap(context, arguments["node"], arguments["name"])[1].recording = False
     return {}
 
 
 @commands.handles("block-dirty-bitmap-merge")
 def merge(context: Context, arguments: Mapping[str, Any]) -> Any:
-    find_bitmap(context, arguments["node"], arguments["target"])
+    find_free_bitmap(context, arguments["node"], arguments["target"])
     for source in arguments["bitmaps"]:
         if isinstance(source, str):
-            find_bitmap(context, arguments["node"], source)
+            find_free_bitmap(context, arguments["node"], source)
         else:
-            find_bitmap(context, source["node"], source["name"])
+            find_free_bitmap(context, source["node"], source["name"])
     return {}
 
 

@@ -12,6 +12,7 @@ from ..block_jobs import Backup, Commit, Mirror, Stream, allocated
 from ..block_names import filename
 from ..jobs import Job
 from ..replies import CommandFailed
+from .bitmaps import check_free
 from .registry import Context, Registry
 
 commands = Registry()
@@ -63,10 +64,13 @@ def start_backup(context: Context, arguments: Mapping[str, Any], source: Node, t
     """Starts a backup, for a command or an action of a transaction."""
     block = context.machine.block
     sync = arguments["sync"]
+    bitmap = None
     if "bitmap" in arguments:
-        if not any(bitmap.name == arguments["bitmap"] for bitmap in source.bitmaps):
+        bitmap = next((one for one in source.bitmaps if one.name == arguments["bitmap"]), None)
+        if bitmap is None:
             raise CommandFailed(f"Bitmap '{arguments['bitmap']}' could not be found")
         _check_bitmap_mode(arguments.get("bitmap-mode"), sync)
+        check_free(bitmap)
     elif sync in ("bitmap", "incremental"):
         raise CommandFailed(f"must provide a valid bitmap name for '{sync}' sync mode")
     block.jobs.pulse(2 if context.dialect.version < (11, 0, 0) else 3)
@@ -79,7 +83,9 @@ def start_backup(context: Context, arguments: Mapping[str, Any], source: Node, t
     ident = _job_id(block, arguments, arguments["device"])
     block.jobs.check_id(ident)
     work = Backup(block, source, target, sync)
-    if "bitmap" in arguments and sync in ("bitmap", "incremental"):
+    if bitmap is not None:
+        work.bitmap, bitmap.busy = bitmap, True
+    if bitmap is not None and sync in ("bitmap", "incremental"):
         # Nothing has ever been written, so nothing is dirty.
         work.amount, work.ends_later = 0, False
     name = arguments.get("filter-node-name")

@@ -22,32 +22,42 @@ def transaction(context: Context, arguments: Mapping[str, Any]) -> Any:
     properties = arguments.get("properties", {})
     grouped = properties.get("completion-mode", "individual") == "grouped"
     if grouped:
+        word = "Transaction" if context.dialect.version < (8, 0, 0) else "transaction"
         for action in actions:
             if action["type"] not in _CAN_BE_GROUPED:
                 raise CommandFailed(
-                    f"Action '{action['type']}' does not support transaction property "
+                    f"Action '{action['type']}' does not support {word} property "
                     "completion-mode = grouped"
                 )
     jobs = context.machine.block.jobs
     undone: list[_Undo] = []
+    removed: list[Callable[[], None]] = []
     started: list[Job] = []
     start = jobs.hold_starts()
     try:
         for action in actions:
-            undone.append(_act(context, action["type"], action["data"], started))
+            undone.append(_act(context, action["type"], action["data"], started, removed))
     except CommandFailed:
         jobs.let_start(start, run=False)
         for undo in reversed(undone):
             undo()
         raise
+    for remove in removed:
+        remove()
     if grouped:
         for job in started:
-            job.group = started
+            job.group = started[::-1]
     jobs.let_start(start, run=True)
     return {}
 
 
-def _act(context: Context, kind: str, data: Mapping[str, Any], started: list[Job]) -> _Undo:
+def _act(
+    context: Context,
+    kind: str,
+    data: Mapping[str, Any],
+    started: list[Job],
+    removed: list[Callable[[], None]],
+) -> _Undo:
     if kind == "abort":
         raise CommandFailed("Transaction aborted using Abort action")
     if kind in _JOBS:
@@ -57,7 +67,23 @@ def _act(context: Context, kind: str, data: Mapping[str, Any], started: list[Job
         return lambda: context.machine.block.jobs.abort(job)
     if kind in _SNAPSHOTS:
         return _SNAPSHOTS[kind](context, data)
+    if kind == "block-dirty-bitmap-remove":
+        return _remove_bitmap(context, data, removed)
     return _change_bitmap(context, kind, data)
+
+
+def _remove_bitmap(
+    context: Context, data: Mapping[str, Any], removed: list[Callable[[], None]]
+) -> _Undo:
+    """The bitmap goes when all actions have succeeded, and is busy until then."""
+    node, bitmap = bitmaps.find_free_bitmap(context, data["node"], data["name"])
+    bitmap.busy = True
+    removed.append(lambda: node.bitmaps.remove(bitmap))
+
+    def undo() -> None:
+        bitmap.busy = False
+
+    return undo
 
 
 def _change_bitmap(context: Context, kind: str, data: Mapping[str, Any]) -> _Undo:
@@ -90,7 +116,6 @@ _SNAPSHOTS: dict[str, Callable[[Context, Mapping[str, Any]], _Undo]] = {
 }
 _BITMAPS: dict[str, Handler] = {
     _ADD: bitmaps.add,
-    "block-dirty-bitmap-remove": bitmaps.remove,
     "block-dirty-bitmap-clear": bitmaps.clear,
     "block-dirty-bitmap-enable": bitmaps.enable,
     "block-dirty-bitmap-disable": bitmaps.disable,
