@@ -74,7 +74,7 @@ def node_info(dialect: Dialect, node: Node, *, flat: bool = False) -> dict[str, 
     if node.backing is not None:
         info["backing_file"] = filename(node.backing)
     if dialect.version >= (10, 0, 0):
-        info["active"] = True
+        info["active"] = not node.facts.get("inactive", False)
     if dialect.version >= (11, 0, 0):
         info["children"] = [
             {"child": edge.name, "node-name": edge.child.name} for edge in reversed(node.children)

@@ -172,6 +172,10 @@ class Opener:
         return found or self._graph.need(name)
 
     def _link(self, node: Node, child: Node, name: str, how: str) -> None:
+        if child.facts.get("inactive") and not node.facts.get("inactive"):
+            raise CommandFailed(
+                f"Inactive '{child.name}' can't be a {name} child of active '{node.name}'"
+            )
         node.facts.setdefault("perms", {})[name] = how
         self._graph.link(node, child, name, NOTHING, ALL)
         self._graph.refresh(node)

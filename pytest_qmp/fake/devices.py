@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .cpu_places import check_cpu_place
 from .device_backends import Backends
 from .device_buses import Buses
 from .device_places import Places
@@ -96,7 +97,7 @@ class Devices:
     def remove(self, name: str) -> None:
         """Asks for a device to go; CommandFailed as ``device_del`` fails."""
         self.start()
-        device = self._find(name)
+        device = self.find(name)
         path = device.path
         if path in self._leaving and not self._machine.running:
             raise CommandFailed(f"Device {name} is already in the process of unplug")
@@ -206,6 +207,9 @@ class Devices:
         values = given_values(types, driver, order, strict=strict, owners=owners)
         for key, value in values.items():
             self._backends.check(driver, key, value, owners.get(key, driver))
+        if types.is_a(driver, "cpu"):
+            check_cpu_place(driver, values, self._machine.options, self._cpu_type(driver))
+            raise NotModelled("CPUs that are plugged in")
         node = self._make(driver, facts, name, values, bus, hotplugged)
         self._realize(node, facts, values, bus, name, hotplugged)
         return node
@@ -231,18 +235,22 @@ class Devices:
         if types.is_abstract(driver):
             raise CommandFailed("Parameter 'driver' expects a non-abstract device type")
         if types.is_a(driver, "cpu"):
-            self._refuse_cpu(driver, hotplugged)
+            self._cpu_type(driver)
         facts = load_facts(self._machine.dialect.name, "devices").get(driver, {})
         refused = failed(facts.get("hot", {}).get("bare")) if hotplugged else None
         if refused and refused[1].startswith("Parameter 'driver' expects"):
             raise CommandFailed(refused[1], refused[0])
         return driver, facts
 
-    def _refuse_cpu(self, driver: str, hotplugged: bool) -> None:
+    def _cpu_type(self, driver: str) -> str:
+        """The type of the machine's CPUs; CommandFailed if none can be added."""
         cpus = self._machine.objects.tree.facts["queries"]["query-hotpluggable-cpus"]
         if not isinstance(cpus, list) or not cpus:
             raise CommandFailed(f"Device '{driver}' can not be hotplugged on this machine")
-        raise NotModelled("CPUs that are plugged in")
+        for option, text in self._machine.options.pairs:
+            if option == "cpu":
+                return f"{text.partition(',')[0]}-x86_64-cpu"
+        return str(cpus[0]["type"])
 
     def _check_id(self, name: str | None) -> None:
         if name is None:
@@ -382,7 +390,8 @@ class Devices:
             # Options that are not modelled are accepted, and have no effect.
             return
 
-    def _find(self, name: str) -> Node:
+    def find(self, name: str) -> Node:
+        """The device of an id or a path; CommandFailed if there is none."""
         tree = self._machine.objects.tree
         what = "a device" if self._version >= (10, 0, 0) else "a hotpluggable device"
         if not name:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..hardware import parts, vcpus
+from ..qom_tree import Node
 from ..replies import CommandFailed, NotModelled
 from .registry import Context, Registry
 
@@ -255,8 +256,11 @@ def x_query_virtio(context: Context, arguments: Mapping[str, Any]) -> Any:
 
 
 def _no_virtio(context: Context, path: str, kind: str) -> CommandFailed:
-    if any(part.driver.startswith("virtio-") for part in parts(context.machine)):
-        raise NotModelled("virtio devices")
+    context.machine.devices.start()
+    tree = context.machine.objects.tree
+    found = tree.lookup(path)
+    if isinstance(found, Node) and tree.types.is_a(found.kind, "virtio-device"):
+        raise NotModelled("the state of virtio devices")
     return CommandFailed(f"Path {path} is not a {kind}")
 
 

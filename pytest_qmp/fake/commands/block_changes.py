@@ -8,7 +8,7 @@ from typing import Any
 from ..block_graph import ALL, NOTHING, Node, User
 from ..block_images import create_file, create_qcow2
 from ..block_jobs import CREATES, Create
-from ..replies import CommandFailed
+from ..replies import CommandFailed, NotModelled
 from .registry import Context, Registry
 
 commands = Registry()
@@ -194,6 +194,46 @@ def blockdev_change(context: Context, arguments: Mapping[str, Any]) -> Any:
     parent.facts["perms"][name] = "quorum"
     block.graph.link(parent, node, name, NOTHING, ALL)
     return {}
+
+
+@commands.handles("x-blockdev-set-iothread")
+def blockdev_set_iothread(context: Context, arguments: Mapping[str, Any]) -> Any:
+    _named(context, arguments["node-name"])
+    thread = arguments["iothread"]
+    if thread is not None:
+        known = [one["id"] for one in context.machine.objects.iothreads()]
+        if thread not in known:
+            raise CommandFailed(f"Cannot find iothread {thread}")
+    return {}
+
+
+@commands.handles("blockdev-set-active")
+def blockdev_set_active(context: Context, arguments: Mapping[str, Any]) -> Any:
+    name = arguments.get("node-name")
+    nodes = context.machine.block.graph.nodes if name is None else [_named(context, name)]
+    for node in nodes:
+        over = [edge.parent for edge in node.parents if isinstance(edge.parent, Node)]
+        held = any(not parent.facts.get("inactive") for parent in over)
+        if name is not None and held and not arguments["active"]:
+            raise CommandFailed("Node has active parent node")
+    for node in nodes:
+        node.facts["inactive"] = not arguments["active"]
+    return {}
+
+
+@commands.handles("x-blockdev-amend")
+def blockdev_amend(context: Context, arguments: Mapping[str, Any]) -> Any:
+    node = context.machine.block.find(None, arguments["node-name"])
+    if node.driver != arguments["options"]["driver"]:
+        raise CommandFailed("x-blockdev-amend doesn't support changing the block driver")
+    raise NotModelled("changes of what is in images")
+
+
+def _named(context: Context, name: str) -> Node:
+    node = context.machine.block.graph.find(name)
+    if node is None:
+        raise CommandFailed(f"Failed to find node with node-name='{name}'")
+    return node
 
 
 @commands.handles("blockdev-reopen")

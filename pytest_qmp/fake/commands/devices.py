@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..replies import CommandFailed
 from .registry import Context, Registry
 
 commands = Registry()
@@ -20,6 +21,17 @@ def device_add(context: Context, arguments: Mapping[str, Any]) -> Any:
 def device_del(context: Context, arguments: Mapping[str, Any]) -> Any:
     context.machine.devices.remove(arguments["id"])
     return {}
+
+
+@commands.handles("device-sync-config")
+def device_sync_config(context: Context, arguments: Mapping[str, Any]) -> Any:
+    context.machine.devices.start()
+    try:
+        found = context.machine.devices.find(arguments["id"])
+    except CommandFailed as unknown:
+        raise CommandFailed(unknown.desc) from None
+    inner = found.children.get("virtio-backend", found)
+    raise CommandFailed(f"device-sync-config is not supported for '{inner.kind}'")
 
 
 @commands.handles("query-iothreads")
