@@ -87,32 +87,36 @@ class BlockingConnection:
             QMPDisconnectedError, QMPProtocolError: if the connection is over.
             QMPError, OSError: the descriptors can't be passed.
         """
-        transport = self._transport
         self._require_own_process()
-        with self._lock:
-            if self._busy:
-                raise self._used_while_busy()
+        while True:
+            with self._lock:
+                if self._busy:
+                    raise self._used_while_busy()
+                call = make()
+                if self.session.failure is None and not self._condemned(None):
+                    self._send(call, fds)
+                    return call
+            # Not under the lock: the background needs it to tell of what follows.
             self.require_open()
-            call = make()
-            if self.watch is not None and self.watch.pending and self.watch.ends(None):
-                self._raise_condemned(f"the reply to {call.command!r}")
-            if fds:
-                transport.require_passable(fds)
-                call.fds = tuple(fds)
-            self._busy = True
-            try:
-                self.session.expect(call)
-                transport.outbox.append(call)
-                self._flush()
-            except BaseException:
-                self._drop(call)
-                raise
-            finally:
-                self._busy = False
-            if transport.outbox and self._reader is not None:
-                # The thread that reads has to send the rest, too.
-                transport.wake()
-        return call
+            self._raise_condemned(f"the reply to {call.command!r}")
+
+    def _send(self, call: Call, fds: Sequence[int]) -> None:
+        if fds:
+            self._transport.require_passable(fds)
+            call.fds = tuple(fds)
+        self._busy = True
+        try:
+            self.session.expect(call)
+            self._transport.outbox.append(call)
+            self._flush()
+        except BaseException:
+            self._drop(call)
+            raise
+        finally:
+            self._busy = False
+        if self._transport.outbox and self._reader is not None:
+            # The thread that reads has to send the rest, too.
+            self._transport.wake()
 
     def wait_for_reply(self, call: Call, deadline: Deadline) -> None:
         """Waits until the call has its reply.
@@ -130,7 +134,7 @@ class BlockingConnection:
             raise
         if not done:
             sent = self._abandon(call)
-            self._raise_unmet(f"the reply to {call.command!r}", deadline, sent=sent)
+            self.raise_unmet(f"the reply to {call.command!r}", deadline, sent=sent)
 
     def wait_for_replies(self, calls: Sequence[Call], deadline: Deadline) -> None:
         """Waits until each of the calls has its reply; raises as ``wait_for_reply``."""
@@ -144,7 +148,7 @@ class BlockingConnection:
             for call in unanswered:
                 self._abandon(call)
         if unanswered:
-            self._raise_unmet(
+            self.raise_unmet(
                 f"{len(unanswered)} of {len(calls)} replies, the first of them to "
                 f"{unanswered[0].command!r},",
                 deadline,
@@ -222,8 +226,7 @@ class BlockingConnection:
                         return False
                     nested = self._reader == me
                     others = self._reader is not None and not nested
-                    watch = self.watch
-                    condemned = watch is not None and watch.pending and watch.ends(names)
+                    condemned = self._condemned(names)
                     # What has arrived by now still counts.
                     if condemned and (others or not transport.queued()):
                         return False
@@ -340,17 +343,17 @@ class BlockingConnection:
 
     def require_unwatched(self, awaited: str) -> None:
         """Raises what the watch has to say, if a wait for events has to end."""
-        if self.watch is not None and self.watch.pending and self.watch.ends(()):
+        if self._condemned(()):
             self._raise_condemned(awaited)
 
-    def raise_unmet(self, awaited: str, deadline: Deadline, seen: str = "") -> NoReturn:
-        """Raises what fits a wait that ended without what it was for."""
-        __tracebackhide__ = True
-        self._raise_unmet(awaited, deadline, seen=seen)
+    def _condemned(self, names: tuple[str, ...] | None) -> bool:
+        watch = self.watch
+        return watch is not None and watch.pending and watch.ends(names)
 
-    def _raise_unmet(
-        self, awaited: str, deadline: Deadline, *, seen: str = "", sent: bool = True
+    def raise_unmet(
+        self, awaited: str, deadline: Deadline, seen: str = "", *, sent: bool = True
     ) -> NoReturn:
+        """Raises what fits a wait that ended without what it was for."""
         __tracebackhide__ = True
         if self.watch is not None and (self.watch.pending or self.session.failure is not None):
             self._raise_condemned(awaited)

@@ -122,12 +122,8 @@ def build_argv(
     for device in config.devices:
         argv += ["-device", _device_option(device)]
     for name, fd in monitors.items():
-        argv += [
-            "-chardev",
-            option("socket", id=name, fd=fd),
-            "-mon",
-            f"chardev={name},mode=control",
-        ]
+        # Not -mon, of which QEMU 11.1 warns at every start.
+        argv += ["-chardev", option("socket", id=name, fd=fd), "-qmp", f"chardev:{name}"]
     for name, fd in consoles.items():
         argv += ["-chardev", option("socket", id=name, fd=fd), "-serial", f"chardev:{name}"]
     if agent is not None:

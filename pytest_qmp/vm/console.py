@@ -25,6 +25,8 @@ from pytest_qmp.vm.verdict_board import VerdictBoard
 __all__ = ["Console", "ConsoleEOFError", "ConsoleTimeoutError", "ConsoleVerdictError"]
 
 _READ_SIZE = 65536
+# How long a guest that takes nothing is waited for until the verdicts are looked at again.
+_LONGEST_SLEEP = 0.01
 _ENDS = frozenset({"shutdown", "exit"})
 
 if TYPE_CHECKING:
@@ -182,6 +184,7 @@ class Console(_Spawn):
 
         Raises:
             ConsoleTimeoutError: the guest did not take it all in time.
+            ConsoleVerdictError: something happened to the machine before it took it all.
             ConsoleEOFError: the guest's side has closed.
         """
         __tracebackhide__ = True
@@ -193,7 +196,12 @@ class Console(_Spawn):
         poll.register(self._sock, select.POLLOUT)
         sent = 0
         while sent < len(data):
-            if not poll.poll(deadline.poll_milliseconds()):
+            self._awaited = f"room for {len(data) - sent} bytes", False
+            if not poll.poll(deadline.poll_milliseconds(_LONGEST_SLEEP)):
+                if self._patience() <= 0:
+                    self._raise_verdict(gone=False)
+                if not deadline.expired:
+                    continue
                 raise ConsoleTimeoutError(
                     f"typed {sent} of {len(data)} bytes at the console {self.name}: the guest "
                     f"took no more within {deadline.words}.\n{self._shown()}"
@@ -203,6 +211,7 @@ class Console(_Spawn):
             except BlockingIOError:
                 continue
             except OSError as error:
+                self._raise_verdict(gone=True)
                 raise ConsoleEOFError(
                     f"can't type at the console {self.name}: {self._ended()}\n{self._shown()}"
                 ) from error

@@ -87,6 +87,8 @@ class MachineLife(MachineIdentity):
                 peer=self._peer_name(),
             )
             self._oversight.watch_machine(deadline)
+            if self._backend.kind != "external" and starts_held(self.config):
+                self._let_go(self._qmp, deadline)
         except BaseException as error:
             try:
                 failure = self._launch_failure(error)
@@ -99,13 +101,12 @@ class MachineLife(MachineIdentity):
         self._qmp.explain_loss = self.explain_end
         self._qmp.watch(self._oversight.board)
         self._oversight.board.add_wait(self._qmp.look_again)
-        if self._backend.kind != "external" and starts_held(self.config):
-            self._let_go(self._qmp)
         return self
 
-    def _let_go(self, qmp: QMPClient) -> None:
+    def _let_go(self, qmp: QMPClient, deadline: Deadline) -> None:
+        # What the guest does at once is no failure of the start: the test's first wait meets it.
         try:
-            qmp.execute("cont")
+            qmp.execute("cont", timeout=deadline)
         except QMPDisconnectedError:
             return  # The guest was that quick: its events are here, and tell.
         # Nobody asked for this one: a test's own wait for RESUME must not find it.

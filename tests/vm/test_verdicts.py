@@ -15,7 +15,10 @@ import pytest
 
 from pytest_qmp import (
     FakeQMPServer,
+    QMPClient,
     QMPDisconnectedError,
+    QMPError,
+    QMPEvent,
     QMPTimeoutError,
     VirtualMachine,
     VMConfig,
@@ -124,6 +127,50 @@ def test_a_command_after_what_nobody_has_seen_yet_ends_with_it(start: Start) -> 
     seen(vm)
     with pytest.raises(VMVerdictError, match="was reset"):
         vm.execute("query-name")
+
+
+def test_a_command_and_the_background_do_not_wait_for_each_other() -> None:
+    class Watcher:
+        pending = True
+        waits = True
+
+        def ends(self, names: tuple[str, ...] | None) -> bool:
+            return True
+
+        def error(self, awaited: str, *, gone: bool) -> QMPError:
+            background = threading.Thread(target=client.look_again)
+            background.start()
+            background.join(SOON)
+            self.waits = background.is_alive()
+            return QMPError(awaited)
+
+        def wanted(self, event: QMPEvent) -> None: ...
+
+    with FakeQMPServer() as server, QMPClient.connect(server.address) as client:
+        watcher = Watcher()
+        client.watch(watcher)
+        with pytest.raises(QMPError, match="the reply to 'stop'"):
+            client.execute("stop")
+        assert not watcher.waits
+        client.watch(None)
+
+
+def test_what_happens_in_the_start_is_met_by_the_first_wait() -> None:
+    vm = VirtualMachine(backend="fake", console_watch={"Oops": "fatal"}, timeout=TIMEOUT)
+    vm.fake.guest.write_console(b"Oops\n")
+    with vm, pytest.raises(VMVerdictError, match="Oops while the reply to 'query-name'"):
+        vm.execute("query-name")
+
+
+@real
+def test_typing_ends_with_the_verdict(tmp_path: Path) -> None:
+    fields = guests.overrides("panic", tmp_path, banner="alive")
+    action = ("-action", "panic=pause")
+    with VirtualMachine(accel="tcg", timeout=TIMEOUT, args=action, **fields) as vm:
+        began = time.monotonic()
+        with pytest.raises(VMVerdictError, match=r"panicked.* while room for \d+ bytes at the con"):
+            vm.console.send("x" * 20_000_000)
+        assert time.monotonic() - began < SOON
 
 
 def test_the_console_ends_with_the_verdict(start: Start) -> None:
