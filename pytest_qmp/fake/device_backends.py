@@ -71,6 +71,7 @@ class Backends:
             values: the properties that it was given.
             device_id: None without one.
         """
+        self._machine.screen.plug(device.path, device.kind)
         if device.kind != "nvme" or values.get("drive"):
             attach_device(self._machine.block, device.kind, device.path, device_id, values)
         types = self._machine.objects.tree.types
@@ -89,6 +90,7 @@ class Backends:
 
     def detach(self, device: Node) -> None:
         """A device goes: what it was given is free."""
+        self._machine.screen.unplug(device.path)
         self._machine.network.unplug(device.path)
         self._machine.block.detach(device.path)
         self._machine.chardevs.detach(device.path)

@@ -7,9 +7,17 @@ from collections.abc import Collection, Iterable, Sequence
 from .qom_tree import Node
 from .replies import CommandFailed
 
-__all__ = ["check_only_one", "check_pci", "lacks"]
+__all__ = ["check_numbers", "check_only_one", "check_pci", "lacks"]
 
 _ONLY_ONE = {"virtio-balloon-pci": "Only one balloon device is supported"}
+
+
+def check_numbers(device: Node, version: tuple[int, ...]) -> None:
+    """CommandFailed if a number that the device was given is none that it can work with."""
+    least = 1 if version >= (8, 0, 0) else 0
+    if device.kind.startswith("virtio-rng-") and not least <= device.value("max-bytes") < 1 << 63:
+        bound = "positive" if least else "non-negative"
+        raise CommandFailed(f"'max-bytes' parameter must be {bound}, and less than 2^63")
 
 
 def check_pci(device: Node, others: Sequence[Node], *, hotplugged: bool) -> None:

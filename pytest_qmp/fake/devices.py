@@ -10,7 +10,7 @@ from .cpu_places import check_cpu_place
 from .device_backends import Backends
 from .device_buses import Buses
 from .device_places import Places
-from .device_rules import check_only_one, check_pci, lacks
+from .device_rules import check_numbers, check_only_one, check_pci, lacks
 from .device_values import given_values
 from .emitter import hash_ordered
 from .facts import failed, load_facts
@@ -350,6 +350,7 @@ class Devices:
         elif not hotplugged and "stderr" in facts.get("cold", {}):
             raise CommandFailed(facts["cold"]["stderr"])
         holder = self._container("peripheral" if name is not None else "peripheral-anon")
+        check_numbers(node, self._version)
         check_only_one(node, [*self.all()])
         node.parent = holder
         self._backends.attach(node, values, name)

@@ -58,6 +58,19 @@ class Screen:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._output = bytearray()
+        # What takes input is numbered in the order of its coming; no number comes twice.
+        self._inputs: dict[str, tuple[int, str]] = {}
+        self._last_number = 2 if is_pc(machine.options) else 0
+
+    def plug(self, path: str, kind: str) -> None:
+        """A device is there; nothing happens if it takes no input."""
+        if kind in _POINTERS or kind in _KEYBOARDS:
+            self._last_number += 1
+            self._inputs[path] = (self._last_number, kind)
+
+    def unplug(self, path: str) -> None:
+        """A device has gone."""
+        self._inputs.pop(path, None)
 
     @property
     def has_keyboard(self) -> bool:
@@ -68,17 +81,11 @@ class Screen:
     @property
     def pointers(self) -> list[Pointer]:
         """The mice and tablets, the one in use first."""
-        found = []
-        # A keyboard takes a number as well.
-        number = 0
-        if is_pc(self._machine.options):
-            found.append(Pointer(2, "QEMU PS/2 Mouse", False))
-            number = 2
-        for part in parts(self._machine):
-            known = _POINTERS.get(part.driver)
-            number += known is not None or part.driver in _KEYBOARDS
-            if known is not None:
-                found.append(Pointer(number, *known))
+        self._machine.devices.start()
+        found = [Pointer(2, "QEMU PS/2 Mouse", False)] if is_pc(self._machine.options) else []
+        for number, kind in self._inputs.values():
+            if kind in _POINTERS:
+                found.append(Pointer(number, *_POINTERS[kind]))
         return found
 
     def heads(self, device: str) -> int | None:

@@ -232,6 +232,8 @@ class FakeQMPServer(Spying, Attachments):
         """Does what SIGKILL does: the end, at once, with status -9."""
         with self._reactor.change():
             if not self._gone:
+                # There is nobody left to remove the sockets.
+                self._core.machine.ended_abruptly = True
                 self._core.machine.exit_status = _SIGKILL
 
     def on(self, command: str, /, **arguments: Any) -> Stub:
