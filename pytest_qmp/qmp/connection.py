@@ -110,7 +110,7 @@ class BlockingConnection:
             self._transport.outbox.append(call)
             self._flush()
         except BaseException:
-            self._drop(call)
+            self._abandon(call)
             raise
         finally:
             self._busy = False
@@ -156,14 +156,11 @@ class BlockingConnection:
 
     def _abandon(self, call: Call) -> bool:
         with self._lock:
-            return self._drop(call)
-
-    def _drop(self, call: Call) -> bool:
-        if self._transport.withdraw(call):
-            self.session.withdraw(call)
-            return False
-        self.session.abandon(call)
-        return True
+            if self._transport.withdraw(call):
+                self.session.withdraw(call)
+                return False
+            self.session.abandon(call)
+            return True
 
     def wait(
         self,
