@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .command_line import parse_value
+from .human_migration import migrate, set_capability, set_parameter
 from .replies import CommandFailed, NotModelled
 
 __all__ = ["COMMANDS", "Handler", "HumanCommand", "Monitor"]
@@ -312,6 +313,9 @@ COMMANDS: dict[str, HumanCommand] = {
     "block_job_resume": HumanCommand("device:B", _via("block-job-resume", "device")),
     "block_resize": HumanCommand("device:B size:o", _via("block_resize", "device", "size")),
     "eject": HumanCommand("-f device:B", _via("eject", "device")),
+    "migrate": HumanCommand("-d -r uri:s", migrate),
+    "migrate_set_capability": HumanCommand("capability:s state:b", set_capability),
+    "migrate_set_parameter": HumanCommand("parameter:s value:s", set_parameter),
     "migrate_cancel": HumanCommand("", _via("migrate_cancel")),
     "migrate_pause": HumanCommand("", _via("migrate-pause")),
     "migrate_start_postcopy": HumanCommand("", _via("migrate-start-postcopy")),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .human_commands import Monitor
+from .human_migration import show_capabilities
 from .replies import CommandFailed, NotModelled
 
 __all__ = ["INFO", "InfoTopic"]
@@ -270,6 +271,7 @@ INFO: dict[str, InfoTopic] = {
     "uuid": ("", _uuid),
     "chardev": ("", _chardev),
     "mice": ("", _mice),
+    "migrate_capabilities": ("", show_capabilities),
     "kvm": ("", _kvm),
     "balloon": ("", _balloon),
     "cpus": ("", _cpus),
