@@ -15,6 +15,7 @@ from .block_names import filename, name_node
 from .block_open import ON_BACKING, Opener
 from .block_reopen import reopen
 from .clock import Clock
+from .descriptors import Borrowed
 from .jobs import Jobs
 from .replies import CommandFailed
 from .versions import Dialect
@@ -35,6 +36,7 @@ class BlockLayer:
         start_devices: makes the devices of the command line, which use nodes, if need be; for
             who keeps devices to set.
         group_exists: whether there is a throttle group of that id; for who keeps objects to set.
+        borrow: see :meth:`Descriptors.borrow`; for who keeps descriptors to set.
     """
 
     def __init__(self, dialect: Dialect, clock: Clock, emit: Emit) -> None:
@@ -49,10 +51,12 @@ class BlockLayer:
         self.detach = self.backends.detach
         self.group_exists: Callable[[str], bool] = lambda name: False
         self.start_devices: Callable[[], None] = lambda: None
+        self.borrow: Callable[[str, int], Borrowed | None] = lambda path, flags: None
         self.opener = Opener(
             self.graph,
             lambda name: self.group_exists(name),
             lambda: self.backends.by_drive,
+            lambda path, flags: self.borrow(path, flags),
         )
 
     def add(self, options: Mapping[str, Any]) -> Node:
@@ -116,7 +120,7 @@ class BlockLayer:
 
     def store_backing(self, node: Node) -> None:
         """Writes what a node's header says of its backing file into its image."""
-        path = node.children[0].child.unfiltered.facts.get("path") if node.children else None
+        path = node.children[0].child.unfiltered.data_path if node.children else None
         if path is not None and "header" in node.facts:
             with suppress(OSError):
                 # Somebody took the image away; the node lives on without it.

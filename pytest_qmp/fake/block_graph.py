@@ -141,6 +141,13 @@ class Node:
         return edge.child if edge else None
 
     @property
+    def data_path(self) -> str | None:
+        """Where the host's file below can be read, None if there is none."""
+        borrowed = self.facts.get("borrowed")
+        path: str | None = self.facts.get("path") if borrowed is None else borrowed.path
+        return path
+
+    @property
     def backing(self) -> Node | None:
         """The node that it takes from what it does not have itself."""
         return self.node("backing")
@@ -277,6 +284,8 @@ class BlockGraph:
         if node.parents or node.monitor_owned or node not in self.nodes:
             return False
         self.nodes.remove(node)
+        if "borrowed" in node.facts:
+            node.facts["borrowed"].close()
         for edge in list(node.children):
             self.unlink(edge)
         return True

@@ -66,14 +66,21 @@ def open_error(filename: str, error: OSError, *, creating: bool = False) -> Comm
     return CommandFailed(f"Could not {verb} '{filename}': {os.strerror(error.errno or 0)}")
 
 
-def file_size(filename: str, driver: str, *, read_only: bool) -> tuple[int, tuple[int, int]]:
+def file_size(
+    filename: str, driver: str, *, read_only: bool, descriptor: int | None = None
+) -> tuple[int, tuple[int, int]]:
     """Opens a file as a block driver does; its size in bytes and what tells it from others.
+
+    With a ``descriptor`` the file is already open there.
 
     Raises:
         CommandFailed: it is not there, or not to be opened, or of the wrong kind.
     """
     try:
-        found = os.open(filename, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_NONBLOCK)
+        if descriptor is not None:
+            found = os.dup(descriptor)
+        else:
+            found = os.open(filename, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_NONBLOCK)
     except OSError as error:
         raise open_error(filename, error) from None
     try:

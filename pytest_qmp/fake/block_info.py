@@ -196,7 +196,7 @@ def _next_in_chain(node: Node) -> Node | None:
 
 
 def _used_on_disk(node: Node) -> int | None:
-    path = node.facts.get("path")
+    path = node.data_path
     if path is not None:
         try:
             return os.stat(path).st_blocks * 512

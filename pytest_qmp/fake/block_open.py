@@ -10,11 +10,13 @@ from typing import Any
 from .block_graph import ALL, NOTHING, BlockGraph, Node
 from .block_images import SECTOR, Qcow2Header, file_size, full_backing_name, read_qcow2
 from .block_names import name_node
+from .descriptors import Borrowed
 from .replies import CommandFailed
 
 __all__ = ["Opener"]
 
 _GIB = 1 << 30
+_O_DIRECT: int = getattr(os, "O_DIRECT", 0)
 _FILES = frozenset({"file", "host_device", "host_cdrom"})
 #: Where the child of a driver that filters is named.
 _FILTERS = {
@@ -65,6 +67,7 @@ class Opener:
         graph: where they go.
         group_exists: whether there is a throttle group of that name.
         backend_names: the names that ``-drive`` has taken.
+        borrow: a descriptor of the set that a path names, None if it names none.
     """
 
     def __init__(
@@ -72,10 +75,12 @@ class Opener:
         graph: BlockGraph,
         group_exists: Callable[[str], bool],
         backend_names: Callable[[], Mapping[str, Any]],
+        borrow: Callable[[str, int], Borrowed | None],
     ) -> None:
         self._graph = graph
         self._group_exists = group_exists
         self._backend_names = backend_names
+        self._borrow = borrow
 
     def open(self, options: Mapping[str, Any], parent: Mapping[str, Any] | None = None) -> Node:
         """Opens a node and what it needs.
@@ -190,7 +195,16 @@ class Opener:
                 "specified."
             )
         read_only = node.read_only or node.auto_read_only
-        node.size, node.facts["file-key"] = file_size(filename, node.driver, read_only=read_only)
+        flags = (os.O_RDONLY if read_only else os.O_RDWR) | (_O_DIRECT if node.direct else 0)
+        borrowed = self._borrow(filename, flags)
+        if borrowed is not None:
+            node.facts["borrowed"] = borrowed
+        node.size, node.facts["file-key"] = file_size(
+            filename,
+            node.driver,
+            read_only=read_only,
+            descriptor=None if borrowed is None else borrowed.descriptor,
+        )
         node.facts["path"] = filename
         node.facts["cluster-info"] = {}
 
@@ -203,7 +217,7 @@ class Opener:
 
     def _open_qcow2(self, node: Node, options: Mapping[str, Any]) -> None:
         below = node.children[0].child
-        header = read_qcow2(below.unfiltered.facts.get("path"))
+        header = read_qcow2(below.unfiltered.data_path)
         if header is None:
             raise CommandFailed("Image is not in qcow2 format")
         node.size = header.size

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from .command_line import Argument, parse_keys
 from .replies import CommandFailed
 
-__all__ = ["Descriptors", "FdSet", "MonitorDescriptors", "Numbers", "Passed", "SetMember"]
+__all__ = [
+    "Borrowed",
+    "Descriptors",
+    "FdSet",
+    "MonitorDescriptors",
+    "Numbers",
+    "Passed",
+    "SetMember",
+]
 
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _SET_PATH = "/dev/fdset/"
@@ -139,6 +148,29 @@ class FdSet:
 
     id: int
     members: list[SetMember] = field(default_factory=list)
+    #: How many block nodes have a copy of one of its descriptors.
+    users: int = 0
+
+
+class Borrowed:
+    """A copy of a descriptor of a set, which a block node has open.
+
+    Attributes:
+        descriptor: the copy.
+    """
+
+    def __init__(self, descriptor: int, give_back: Callable[[Borrowed], None]) -> None:
+        self.descriptor = descriptor
+        self._give_back = give_back
+
+    @property
+    def path(self) -> str:
+        """Where the file can be opened anew."""
+        return f"/dev/fd/{self.descriptor}"
+
+    def close(self) -> None:
+        """Closes the copy."""
+        self._give_back(self)
 
 
 class Descriptors:
@@ -147,10 +179,13 @@ class Descriptors:
     Args:
         first_number: the lowest descriptor that the emulated QEMU has not open.
         removes_late: what is removed stays until the guest runs.
+        names_flags: where a set has no fitting descriptor, QEMU says which flags it wanted.
     """
 
-    def __init__(self, first_number: int, *, removes_late: bool) -> None:
+    def __init__(self, first_number: int, *, removes_late: bool, names_flags: bool) -> None:
         self.sets: dict[int, FdSet] = {}
+        self._borrowed: dict[Borrowed, FdSet] = {}
+        self._names_flags = names_flags
         self.numbers = Numbers(first_number)
         self._removes_late = removes_late
 
@@ -168,6 +203,21 @@ class Descriptors:
         found = self.sets.setdefault(set_id, FdSet(set_id))
         found.members.append(SetMember(passed, opaque))
         return set_id, passed.number
+
+    def add_given(self, argument: Argument) -> None:
+        """Does what an ``-add-fd`` says.
+
+        Raises:
+            StartFailed: there is no such descriptor, or no number of a set.
+        """
+        keys = parse_keys(argument.value)
+        if not keys.get("set", "").isdecimal():
+            raise argument.failed("set option is required and must be non-negative")
+        try:
+            copy = os.dup(int(keys.get("fd", "")))
+        except (OSError, ValueError) as error:
+            raise argument.failed("fd is not valid or already in use") from error
+        self.add(Passed(copy, self.numbers), int(keys["set"]), keys.get("opaque"))
 
     def remove(self, set_id: int, number: int | None, *, running: bool) -> None:
         """Takes one descriptor out of a set, or all for None.
@@ -211,8 +261,55 @@ class Descriptors:
                 return copy
         raise PermissionError(13, os.strerror(13), path)
 
+    def borrow(self, path: str, flags: int) -> Borrowed | None:
+        """As :meth:`open`, for a block node; the set stays until the copy is closed.
+
+        Raises:
+            CommandFailed: there is no such set, or nothing in it that is open in that way.
+        """
+        if not path.startswith(_SET_PATH):
+            return None
+        if not path[len(_SET_PATH) :].isdecimal():
+            raise CommandFailed(f"Could not parse fdset {path}")
+        try:
+            copy = self.open(path, flags)
+        except OSError as error:
+            if not self._names_flags:
+                desc = f"Could not dup FD for {path} flags {flags:x}: {error.strerror}"
+            elif isinstance(error, FileNotFoundError):
+                desc = f"Failed to find fdset {path}"
+            else:
+                desc = f"Failed to find file descriptor with matching flags=0x{flags:x}"
+            raise CommandFailed(desc) from None
+        if copy is None:
+            return None
+        found = self.sets[int(path[len(_SET_PATH) :])]
+        found.users += 1
+        borrowed = Borrowed(copy, self._give_back)
+        self._borrowed[borrowed] = found
+        return borrowed
+
+    def copy(self, path: str, flags: int) -> int | None:
+        """As :meth:`open`, with the errors of :meth:`borrow`."""
+        borrowed = self.borrow(path, flags)
+        if borrowed is None:
+            return None
+        copy = os.dup(borrowed.descriptor)
+        borrowed.close()
+        return copy
+
+    def _give_back(self, borrowed: Borrowed) -> None:
+        found = self._borrowed.pop(borrowed, None)
+        if found is None:
+            return
+        os.close(borrowed.descriptor)
+        found.users -= 1
+        self._forget(found)
+
     def close(self) -> None:
         """The machine ends."""
+        for borrowed in list(self._borrowed):
+            borrowed.close()
         for found in self.sets.values():
             for member in found.members:
                 member.passed.close()
@@ -223,5 +320,8 @@ class Descriptors:
             if member.removed:
                 member.passed.close()
         found.members = [member for member in found.members if not member.removed]
-        if not found.members:
+        self._forget(found)
+
+    def _forget(self, found: FdSet) -> None:
+        if not found.members and not found.users:
             del self.sets[found.id]

@@ -68,10 +68,16 @@ class Machine:
         self.warn: Callable[[str], None] = lambda text: None
         self.refuse: Callable[[str, str, str], None] = lambda option, text, desc: None
         self.descriptors = Descriptors(
-            dialect.first_descriptor, removes_late=dialect.removes_descriptors_late
+            dialect.first_descriptor,
+            removes_late=dialect.removes_descriptors_late,
+            names_flags=dialect.version >= (10, 0, 0),
         )
+        self.block.borrow = self.descriptors.borrow
         for _ in range(open_files(options, dialect.version)):
             self.descriptors.numbers.take()
+        for argument in options.arguments:
+            if argument.option == "add-fd":
+                self.descriptors.add_given(argument)
         self.chardevs = Chardevs(options, dialect, self.descriptors)
         self.screen = Screen(self)
         self.policy = CompatPolicy(options, dialect.name)

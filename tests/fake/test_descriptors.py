@@ -164,3 +164,37 @@ def test_numbers_are_those_that_qemu_has_free(
     assert pass_fds(client, "add-fd", [null]) == {"fdset-id": 1, "fd": number + 2}
     client.execute("chardev-remove", id="c")
     assert pass_fds(client, "add-fd", [null]) == {"fdset-id": 2, "fd": number + 1}
+
+
+@pytest.mark.parametrize("version", ["7.2", "11.1"])
+def test_a_block_node_uses_a_descriptor_of_a_set(version: str, tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(1 << 20))
+    writable, readable = os.open(path, os.O_RDWR), os.open(path, os.O_RDONLY)
+    node = {"driver": "file", "node-name": "n", "filename": "/dev/fdset/7"}
+    args = ["-add-fd", f"fd={readable},set=3,opaque=x"]
+    open_before = open_count()
+    with FakeQMPServer(version, args=args) as server:
+        client = LineClient(server.open_monitor())
+        sets = client.execute("query-fdsets")["return"]
+        assert [(each["fdset-id"], each["fds"][0]["opaque"]) for each in sets] == [(3, "x")]
+        client.execute("remove-fd", **{"fdset-id": 3})
+        pass_fds(client, "add-fd", [readable], **{"fdset-id": 7})
+        refused = client.execute("blockdev-add", **node)["error"]["desc"]
+        assert "flags" in refused
+        pass_fds(client, "add-fd", [writable], **{"fdset-id": 7})
+        assert client.execute("blockdev-add", **node) == {"return": {}}
+        assert client.execute("remove-fd", **{"fdset-id": 7}) == {"return": {}}
+        # The copy that the node has keeps the set, and the file can still be read.
+        assert client.execute("query-fdsets")["return"] == [{"fdset-id": 7, "fds": []}]
+        found = client.execute("query-named-block-nodes")["return"][0]
+        assert (found["file"], found["image"]["virtual-size"]) == ("/dev/fdset/7", 1 << 20)
+        assert "actual-size" in found["image"]
+        assert client.execute("blockdev-del", **{"node-name": "n"}) == {"return": {}}
+        assert client.execute("query-fdsets")["return"] == []
+        refused = client.execute("blockdev-add", **node)["error"]["desc"]
+        assert "/dev/fdset/7" in refused
+        client.close()
+    assert open_count() == open_before
+    os.close(writable)
+    os.close(readable)

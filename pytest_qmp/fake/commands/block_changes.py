@@ -96,7 +96,7 @@ def _make_format(context: Context, options: Mapping[str, Any]) -> None:
     if isinstance(reference, dict):
         path = reference.get("filename")
     else:
-        path = block.graph.need(reference).unfiltered.facts.get("path")
+        path = block.graph.need(reference).unfiltered.data_path
     if path is None:
         return
     create_qcow2(

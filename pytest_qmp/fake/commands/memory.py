@@ -104,8 +104,10 @@ def _open_target(context: Context, protocol: str) -> int:
         raise CommandFailed("Invalid parameter 'protocol'")
     path = protocol[len(_FILE) :]
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        return os.open(path, flags, 0o400)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        sets = context.machine.descriptors
+        of_set = sets.copy(path, flags) if recent else sets.open(path, flags)
+        return os.open(path, flags | os.O_CLOEXEC, 0o400) if of_set is None else of_set
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "No such file or directory"
         verb = "create" if recent else "open"
