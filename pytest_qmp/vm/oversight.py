@@ -42,7 +42,12 @@ class Oversight:
     """
 
     def __init__(self, config: VMConfig, backend: Backend, *, watched: bool) -> None:
-        self.board = VerdictBoard(config.allow, self._story, watched=watched)
+        self.board = VerdictBoard(
+            config.allow,
+            self._story,
+            watched=watched,
+            firmware_resets=backend.kind == "qemu" and _boots_seabios(config),
+        )
         self.streams: dict[str, OutputStream] = {}
         self.keeps_logs = False
         self._config = config
@@ -184,6 +189,11 @@ class Oversight:
         if tail:
             text += f"\nThe console's last lines:\n{indented(tail)}"
         return text
+
+
+def _boots_seabios(config: VMConfig) -> bool:
+    # Said otherwise by a drive of firmware, it only forgives a guest that resets twice at once.
+    return config.arch in ("x86_64", "i386") and config.firmware is None
 
 
 def _telling(stream: OutputStream) -> str:

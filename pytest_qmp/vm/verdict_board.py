@@ -32,15 +32,21 @@ class VerdictBoard:
         story: tells what is known of the machine by now, for a message, and waits for more until
             a deadline; it is called in the thread whose wait ends.
         watched: False for a machine that nobody watches in the background.
+        firmware_resets: True if the machine's firmware answers each reset with its own.
     """
 
     def __init__(
-        self, always: Iterable[str], story: Callable[[Verdict, Deadline], str], *, watched: bool
+        self,
+        always: Iterable[str],
+        story: Callable[[Verdict, Deadline], str],
+        *,
+        watched: bool,
+        firmware_resets: bool,
     ) -> None:
         self.pending = False
         self.ended: ProcessEnd | None = None
         self._watched = watched
-        self._judge = Judge()
+        self._judge = Judge(firmware_resets=firmware_resets)
         self._always = frozenset(always)
         self._story = story
         self._changed = threading.Condition()

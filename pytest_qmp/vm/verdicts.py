@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -46,6 +47,11 @@ STATUS_KINDS = {
     "watchdog": frozenset({"watchdog"}),
     "prelaunch": frozenset({"reset"}),
 }
+
+# SeaBIOS, run anew after a reset, resets the machine itself, up to four times, to find its memory
+# as it was. It does so first of all, within 0.1 s, but a busy host takes its time. A guest that
+# goes on resetting is noticed a little later.
+_FIRMWARE_SECONDS = 2.0
 
 _ASKED_FOR = frozenset({"host-qmp-quit", "host-qmp-system-reset", "snapshot-load", "none"})
 
@@ -104,9 +110,15 @@ class Judge:
     """Follows one machine's events, in order, and says which are a verdict.
 
     What was asked for over QMP is none, and what only follows from another is no second one.
+
+    Args:
+        firmware_resets: True if the machine's firmware answers each reset with its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, firmware_resets: bool = False) -> None:
+        self._firmware_resets = firmware_resets
+        self._reset_at = -math.inf
+        self._stopped = self._boots_later = False
         self._power_button = False
         self._asked_to_end = False
         self._shutdown: QMPEvent | None = None
@@ -184,6 +196,11 @@ class Judge:
         self._cause = None
         self._power_button = False
         reason = event.data.get("reason")
+        since = abs(event.timestamp - self._reset_at)
+        if self._firmware_resets and reason == "guest-reset" and since <= _FIRMWARE_SECONDS:
+            return None
+        self._reset_at = event.timestamp
+        self._boots_later = self._stopped
         if caused or reason in _ASKED_FOR:
             return None
         return Verdict("reset", f"the machine was reset (RESET, reason {reason})", event)
@@ -203,8 +220,14 @@ class Judge:
     def _on_powerdown(self, event: QMPEvent) -> None:
         self._power_button = True
 
+    def _on_stop(self, event: QMPEvent) -> None:
+        self._stopped = True
+
     def _on_resume(self, event: QMPEvent) -> None:
         self._shutdown = self._cause = None
+        if self._boots_later:
+            self._reset_at = event.timestamp
+        self._stopped = self._boots_later = False
 
 
 _EVENTS = {
@@ -216,5 +239,6 @@ _EVENTS = {
     "RESET": Judge._on_reset,
     "SHUTDOWN": Judge._on_shutdown,
     "POWERDOWN": Judge._on_powerdown,
+    "STOP": Judge._on_stop,
     "RESUME": Judge._on_resume,
 }

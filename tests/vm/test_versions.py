@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_qmp import Drive, QMPCommandError, VirtualMachine, VMConfig
+from pytest_qmp import Drive, QMPCommandError, VirtualMachine, VMConfig, VMVerdictError
 from pytest_qmp.vm.host import find_qemu, qemu_version
 from pytest_qmp.vm.requirements import missing
 from tests import guests
@@ -40,7 +40,8 @@ def start(qemu: str, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as machines:
 
         def start(behaviour: str = "spin", **more: Any) -> VirtualMachine:
-            fields = guests.overrides(behaviour, tmp_path, banner="alive")
+            form = more.pop("form", "firmware")
+            fields = guests.overrides(behaviour, tmp_path, banner="alive", form=form)
             fields["devices"] = (*fields.get("devices", ()), *more.pop("devices", ()))
             fields |= {"qemu": qemu, "accel": "tcg", "timeout": 20, "memory": "64M", **more}
             return machines.enter_context(VirtualMachine(**fields))
@@ -100,6 +101,32 @@ def test_poweroff_by_the_guest(start: Start) -> None:
     vm.console.send("x")
     assert vm.wait_for_event("SHUTDOWN").data == {"guest": True, "reason": "guest-shutdown"}
     assert vm.wait() == 0
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_what_the_firmware_makes_of_a_reset_is_no_verdict(start: Start, machine: str) -> None:
+    # SeaBIOS resets the machine once more, and more often.
+    options = {"form": "boot-sector", "machine": machine}
+    vm = start("reset-on-key", args=["-no-shutdown"], **options)
+    vm.console.expect("alive")
+    vm.reset()
+    vm.console.expect("alive")
+    vm.console.send("x")
+    vm.wait_for_event("RESET", match={"data": {"reason": "guest-reset"}})
+    vm.console.expect("alive")
+    vm.stop()
+    vm.reset()
+    vm.cont()
+    vm.console.expect("alive")
+    vm.check()
+
+
+def test_a_reset_of_the_guests_own_is_a_verdict(start: Start) -> None:
+    vm = start("reset-on-key", form="boot-sector")
+    vm.console.expect("alive")
+    vm.console.send("x")
+    with pytest.raises(VMVerdictError, match=r"was reset .*while 'never'"):
+        vm.console.expect("never")
 
 
 def test_a_panic_is_told(start: Start) -> None:
