@@ -98,6 +98,8 @@ def _of_uri(dialect: Dialect, uri: str) -> Address:
     if kind == "tcp":
         return _inet(rest)
     if kind == "rdma":
+        if not new and not _INET.fullmatch(rest):
+            raise CommandFailed(f"RDMA ERROR: bad RDMA migration address '{rest}'")
         return Address("rdma", name=_inet(rest).name, port=_inet(rest).port)
     if kind == "unix":
         if not rest:

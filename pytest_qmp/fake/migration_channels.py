@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import stat
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,6 +46,12 @@ class Pipe:
     def over(self) -> bool:
         """Whether the command at the other end has ended; True where there is none."""
         return self._process is None or self._process.poll() is not None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a socket or a pipe, and no file."""
+        mode = os.fstat(self._descriptor).st_mode
+        return stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode)
 
     def write(self, data: memoryview) -> int:
         """Sends what the peer takes now; says how much that was.

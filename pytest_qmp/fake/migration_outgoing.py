@@ -91,6 +91,9 @@ class Outgoing:
             if address.kind == "rdma":
                 raise CommandFailed("RDMA ERROR: could not create CM channel")
             self._pipe = open_writer(address, take)
+            old = self._machine.dialect.version < (11, 0, 0)
+            if address.kind == "fd" and not old and not self._pipe.is_stream:
+                raise CommandFailed("fd: migration to a file is not supported. Use file: instead.")
         except CommandFailed as failed:
             self._fail(failed.desc)
             raise
