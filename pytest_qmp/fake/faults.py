@@ -90,6 +90,7 @@ class Faults:
         Raises:
             FakeQMPServerError: the emulated QEMU has no such event, or not with such data.
         """
+        _check_count("an event can't be sent", count)
         with self._change():
             for _ in range(count):
                 self._core.emit(name, data)
@@ -145,6 +146,7 @@ class Faults:
 
     def close_after_accept(self, times: int = 1) -> None:
         """Closes the next so many connections as soon as they are there."""
+        _check_count("connections can't be closed", times)
         with self._change():
             self._turned_away = times
 
@@ -153,6 +155,7 @@ class Faults:
 
         The client finds ``ConnectionResetError``, where an orderly end would be an EOF.
         """
+        _check_count("connections can't be reset", times)
         with self._change():
             self._resets = times
 
@@ -214,3 +217,8 @@ class Faults:
 def _check(holds: bool, message: str) -> None:
     if not holds:
         raise FakeQMPServerError(message)
+
+
+def _check_count(what: str, times: int) -> None:
+    if times < 1:
+        raise FakeQMPServerError(f"{what} {times!r} times")

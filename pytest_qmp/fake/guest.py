@@ -152,8 +152,10 @@ class FakeGuest:
                 the error that a ``blkdebug`` node injects.
 
         Raises:
-            FakeQMPServerError: no device of the guest has that node.
+            FakeQMPServerError: no device of the guest has that node, or there is no such operation.
         """
+        if operation not in ("read", "write"):
+            raise FakeQMPServerError(f"a disk fails to 'read' or to 'write', not to {operation!r}")
         with self._change():
             self._needs_running("use its disk")
             self._machine.devices.start()

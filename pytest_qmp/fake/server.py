@@ -52,7 +52,8 @@ class FakeQMPServer(Spying, Attachments):
             stubs, jobs with a speed and the like take no real time then.
 
     Raises:
-        FakeQMPServerError: there is no such version to emulate.
+        FakeQMPServerError: there is no such version to emulate, or QEMU would not start with
+            the arguments.
 
     Attributes:
         guest: does what a guest does of itself.
@@ -68,6 +69,8 @@ class FakeQMPServer(Spying, Attachments):
         strict: bool = True,
         virtual_time: bool = False,
     ) -> None:
+        if isinstance(args, str):
+            raise FakeQMPServerError(f"args is a list of arguments, not one text: {args!r}")
         self._process = os.getpid()
         self._reactor = Reactor(self._end_if_over, self._channel_dropped, self._break_down)
         self._ended = threading.Condition(self._reactor.lock)

@@ -65,9 +65,17 @@ class Spying:
         self.assert_called(command, times=1, **arguments)
 
     def assert_not_called(self, command: str, /, **arguments: Any) -> None:
-        """Fails the test if a command came, with at least these arguments."""
+        """Fails the test if a command came, with at least these arguments.
+
+        Raises:
+            FakeQMPServerError: the emulated QEMU has no such command or argument, so that this
+                could never fail.
+        """
         __tracebackhide__ = True
         found = self.calls_of(command, **arguments)
+        if not found:
+            with self._reactor.lock:
+                self._core.checker.check_command(command)
         if found:
             raise AssertionError(_was_called_text(found, command, arguments))
 

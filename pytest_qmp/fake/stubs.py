@@ -144,7 +144,14 @@ class Stub:
             function: takes the arguments as a dict and returns the value; it may raise
                 ``QMPCommandError(error_class, desc)`` to answer with an error. It runs in the
                 server's thread; nothing else is answered until it returns.
+
+        Raises:
+            FakeQMPServerError: it is none.
         """
+        if not callable(function):
+            raise FakeQMPServerError(
+                f"call() takes a function, not {function!r}: reply() answers with a value"
+            )
 
         def checked(arguments: dict[str, Any]) -> Any:
             value = function(arguments)

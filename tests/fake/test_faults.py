@@ -287,6 +287,9 @@ def test_a_line_is_cut(server: FakeQMPServer, client: LineClient) -> None:
         (lambda faults: faults.storm("STOPP"), "did you mean 'STOP'"),
         (lambda faults: faults.event_before_greeting("STOP", {"x": 1}), "'x' is unexpected"),
         (lambda faults: faults.event_in_handshake("STOPP"), "did you mean 'STOP'"),
+        (lambda faults: faults.storm("STOP", count=0), "0 times"),
+        (lambda faults: faults.close_after_accept(-1), "-1 times"),
+        (lambda faults: faults.reset(0), "0 times"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

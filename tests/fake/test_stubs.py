@@ -363,3 +363,15 @@ def test_what_the_model_says_is_checked_as_well(
     assert "broke down in query-name" in client.execute("query-name")["error"]["desc"]
     with pytest.raises(FakeQMPServerError, match="member 'nam' is unexpected"):
         server.check()
+
+
+def test_a_slip_in_the_test_is_told_at_once(server: FakeQMPServer) -> None:
+    with pytest.raises(FakeQMPServerError, match="did you mean 'device_del'"):
+        server.assert_not_called("device_dell")
+    with pytest.raises(FakeQMPServerError, match=r"reply\(\) answers with a value"):
+        server.on("query-name").call({"name": "x"})  # type: ignore[arg-type]
+    with pytest.raises(FakeQMPServerError, match="list of arguments, not one text: '-S'"):
+        FakeQMPServer(args="-S")
+    with pytest.raises(FakeQMPServerError, match="not to 'erase'"):
+        server.guest.io_error("disk0", operation="erase")
+    FakeQMPServer(strict=False).assert_not_called("device_dell")
