@@ -294,7 +294,7 @@ def _inherit(options: Mapping[str, Any], parent: Mapping[str, Any] | None) -> di
 def _make_node(name: str, driver: str, options: Mapping[str, Any]) -> Node:
     cache = options.get("cache", {})
     own = {key: value for key, value in options.items() if key not in _COMMON}
-    return Node(
+    node = Node(
         name,
         driver,
         own,
@@ -304,6 +304,8 @@ def _make_node(name: str, driver: str, options: Mapping[str, Any]) -> Node:
         no_flush=bool(cache.get("no-flush", False)),
         detect_zeroes=str(options.get("detect-zeroes", "off")),
     )
+    node.facts["inactive"] = not options.get("active", True)
+    return node
 
 
 def _open_raw(node: Node, options: Mapping[str, Any]) -> None:

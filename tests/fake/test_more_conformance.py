@@ -16,7 +16,6 @@ VERSIONS = ("7.2", "10.0", "11.1")
 _NO_MEMORY = "the human monitor's x and xp are not modelled: the fake's guest has no memory"
 _NO_BLOCKERS = "devices that keep a machine from migrating are not modelled"
 _NO_VIRTQUEUES = "the queues of virtio devices are not modelled"
-_NO_INACTIVE = "nodes that are added inactive are not modelled"
 
 #: What the fake does not play, and why; each must fail, so that the list stays true.
 NOT_YET: dict[str, str] = {
@@ -24,8 +23,6 @@ NOT_YET: dict[str, str] = {
     "misc/hmp-memory": _NO_MEMORY,
     "misc/virtio-queries": _NO_VIRTQUEUES,
     "mig/blocked": _NO_BLOCKERS,
-    "10.0-blk/set-active-children": _NO_INACTIVE,
-    "11.1-blk/set-active-children": _NO_INACTIVE,
     "11.1-job/mirror-busy": "a mirror that is refused holds other jobs once more in 11.1",
 }
 
