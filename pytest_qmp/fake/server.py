@@ -45,8 +45,8 @@ class FakeQMPServer(Spying, Attachments):
 
     Args:
         emulate: ``"7.2"``, ``"10.0"`` or ``"11.1"``.
-        args: QEMU arguments. The fake takes ``-S``, ``-name``, ``-uuid``, ``-machine`` (``-M``),
-            ``-action``, ``-no-shutdown``, ``-no-reboot`` and ``-incoming`` from them.
+        args: QEMU arguments: options of the machine, its devices, disks, objects and networks.
+            Those that the fake does not model have no effect.
         strict: refuse stubs and events that no QEMU of that version could have sent.
         virtual_time: the machine's time stands still until :meth:`advance` moves it on. Delays of
             stubs, jobs with a speed and the like take no real time then.
