@@ -104,6 +104,9 @@ def launch(item: pytest.Item, config: VMConfig, settings: QMPSettings) -> Virtua
     machine.label = config.name or f"vm{len(machines)}"
     machine.keep_logs()
     machines.append(machine)
+    if len(machines) > 1:
+        for one in machines:
+            one.tell_apart()
     checks_of(item).append((machine.label, machine.check))
     return (
         start_with_memory(machine, item, settings) if machine.backend == "qemu" else machine.start()

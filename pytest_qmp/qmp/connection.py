@@ -87,6 +87,7 @@ class BlockingConnection:
             QMPDisconnectedError, QMPProtocolError: if the connection is over.
             QMPError, OSError: the descriptors can't be passed.
         """
+        __tracebackhide__ = True
         self._require_own_process()
         while True:
             with self._lock:
@@ -297,8 +298,7 @@ class BlockingConnection:
         session = self.session
         before = session.checkpoint()
         try:
-            data = unread[0]
-            if data:
+            if data := unread[0]:
                 session.receive(data)
             else:
                 session.end(QMPDisconnectedError(f"{self.peer} closed the connection"))
@@ -309,12 +309,11 @@ class BlockingConnection:
             raise
 
     def _flush(self) -> None:
-        transport = self._transport
         if self.session.failure is None:
             try:
-                send_queued(transport.sock, transport.outbox)
+                send_queued(self._transport.sock, self._transport.outbox)
             except OSError as error:
-                transport.outbox.clear()
+                self._transport.outbox.clear()
                 # The peer may have said why before it left: reading finds that, then the end.
                 if not isinstance(error, ConnectionError) and error.errno != errno.ENOTCONN:
                     self.session.end(QMPDisconnectedError(f"can't send to {self.peer}: {error}"))
@@ -335,11 +334,13 @@ class BlockingConnection:
 
     def require_open(self) -> None:
         """Raises the reason if the connection is over."""
+        __tracebackhide__ = True
         if self.session.failure is not None:
             self.raise_lost("")
 
     def require_unwatched(self, awaited: str) -> None:
         """Raises what the watch has to say, if a wait for events has to end."""
+        __tracebackhide__ = True
         if self._condemned(()):
             self._raise_condemned(awaited)
 
@@ -373,6 +374,7 @@ class BlockingConnection:
 
     def raise_lost(self, when: str, seen: str = "") -> NoReturn:
         """Raises the reason for which the connection is over."""
+        __tracebackhide__ = True
         __tracebackhide__ = True
         if self.watch is not None:
             self._raise_condemned(when)

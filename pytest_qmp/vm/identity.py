@@ -12,6 +12,7 @@ from pytest_qmp.qmp.deadline import Deadline, limits
 from pytest_qmp.qmp.events import EventLog
 from pytest_qmp.qmp.session import TranscriptEntry
 from pytest_qmp.qmp.waiting import DEFAULT_TIMEOUT, DefaultTimeout, Timeout
+from pytest_qmp.text import printable
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig
 from pytest_qmp.vm.oversight import Oversight
@@ -131,6 +132,10 @@ class MachineIdentity:
     def keep_logs(self) -> None:
         """Keeps what the guest has written beyond ``close()``, until ``drop_logs()``."""
         self._oversight.keeps_logs = True
+
+    def tell_apart(self) -> None:
+        """Has verdicts say whose they are: the machine is one of several."""
+        self._oversight.name = printable(self.label)
 
     def drop_logs(self) -> None:
         """Lets go of what the guest has written, but for its last lines. Idempotent."""

@@ -39,6 +39,7 @@ class Oversight:
         board: where the verdicts come in.
         streams: what the guest wrote, by console.
         keeps_logs: True keeps that beyond ``close()``.
+        name: what verdicts call the machine, where it is one of several; else empty.
     """
 
     def __init__(self, config: VMConfig, backend: Backend, *, watched: bool) -> None:
@@ -50,6 +51,7 @@ class Oversight:
         )
         self.streams: dict[str, OutputStream] = {}
         self.keeps_logs = False
+        self.name = ""
         self._config = config
         self._backend = backend
         self._tap: EventTap | None = None
@@ -175,7 +177,7 @@ class Oversight:
         for stream in self.streams.values():
             # What the guest wrote just before may still be on its way.
             stream.settle(limit, until_end=ended)
-        text = verdict.text
+        text = f"{self.name}: {verdict.text}" if self.name else verdict.text
         if verdict.kind in _TOLD_BY_CONSOLE:
             line = next(filter(None, map(_telling, self.streams.values())), "")
             text += f": {line}" if line else ""

@@ -65,6 +65,23 @@ def test_a_verdict_that_no_wait_has_met_fails_the_test_at_its_end(run: Run) -> N
     )
 
 
+def test_a_verdict_names_its_machine_where_there_are_several(run: Run) -> None:
+    result = run(
+        """
+        def test_it(qmp_vm_factory):
+            first, second = qmp_vm_factory(), qmp_vm_factory(name="second")
+            second.fake.guest.panic()
+            first.execute("query-status")
+            second.execute("query-status")
+        """,
+        FAKE,
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*VM*Error: second: the guest panicked *"])
+    # The traceback ends in the test, not in what ran below it.
+    result.stdout.no_fnmatch_line("*connection.py*")
+
+
 def test_a_test_that_fails_for_another_reason_tells_it_in_a_section(run: Run) -> None:
     result = run(
         """

@@ -158,8 +158,10 @@ def test_a_command_and_the_background_do_not_wait_for_each_other() -> None:
 def test_what_happens_in_the_start_is_met_by_the_first_wait() -> None:
     vm = VirtualMachine(backend="fake", console_watch={"Oops": "fatal"}, timeout=TIMEOUT)
     vm.fake.guest.write_console(b"Oops\n")
-    with vm, pytest.raises(VMVerdictError, match="Oops while the reply to 'query-name'"):
-        vm.execute("query-name")
+    with vm:
+        seen(vm)
+        with pytest.raises(VMVerdictError, match="Oops while the reply to 'query-name'"):
+            vm.execute("query-name")
 
 
 @real
