@@ -240,12 +240,14 @@ class Descriptors:
         """A copy of a descriptor of the set that a path names; None if the path names none.
 
         Raises:
-            OSError: there is no such set, or nothing in it that is open in that way.
+            OSError: there is no such set, nothing in it that is open in that way, or no number.
         """
         if not path.startswith(_SET_PATH):
             return None
         tail = path[len(_SET_PATH) :]
-        found = self.sets.get(int(tail)) if tail.isdecimal() else None
+        if not tail.isdecimal():
+            raise OSError(22, os.strerror(22), path)
+        found = self.sets.get(int(tail))
         if found is None:
             raise FileNotFoundError(2, os.strerror(2), path)
         for member in found.members:

@@ -23,6 +23,8 @@ _CHUNK = 65536
 _PATIENCE = 2.0
 
 TakeDescriptor = Callable[[str], "int | None"]
+#: A copy of a descriptor of the set that a path names, None if it names none.
+CopyDescriptor = Callable[[str, int], "int | None"]
 
 
 class Pipe:
@@ -145,7 +147,7 @@ class Listening:
         self._socket.close()
 
 
-def open_writer(address: Address, take: TakeDescriptor) -> Pipe:
+def open_writer(address: Address, take: TakeDescriptor, copy: CopyDescriptor) -> Pipe:
     """The channel to what is no socket.
 
     Raises:
@@ -156,9 +158,13 @@ def open_writer(address: Address, take: TakeDescriptor) -> Pipe:
         return _run(address, ours, theirs, stdin=theirs)
     if address.kind == "fd":
         return Pipe(_descriptor(address.name, take))
-    flags = os.O_WRONLY | os.O_CREAT | (0 if address.offset else os.O_TRUNC)
+    flags = os.O_WRONLY | os.O_CREAT
+    of_set = copy(address.name, flags)
     try:
-        descriptor = os.open(address.name, flags | os.O_CLOEXEC, 0o660)
+        create = flags | os.O_CLOEXEC
+        descriptor = os.open(address.name, create, 0o660) if of_set is None else of_set
+        if not address.offset and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.ftruncate(descriptor, 0)
     except OSError as error:
         text = f"Could not create '{address.name}': {os.strerror(error.errno or 0)}"
         raise CommandFailed(text) from None
@@ -166,7 +172,7 @@ def open_writer(address: Address, take: TakeDescriptor) -> Pipe:
     return Pipe(descriptor)
 
 
-def open_reader(address: Address, take: TakeDescriptor) -> Pipe:
+def open_reader(address: Address, take: TakeDescriptor, copy: CopyDescriptor) -> Pipe:
     """The channel from what is no socket.
 
     Raises:
@@ -179,8 +185,10 @@ def open_reader(address: Address, take: TakeDescriptor) -> Pipe:
         if address.name[:1].isdecimal():
             return Pipe(_inherited(address.name))
         return Pipe(_descriptor(address.name, take))
+    of_set = copy(address.name, os.O_RDONLY)
     try:
-        descriptor = os.open(address.name, os.O_RDONLY | os.O_CLOEXEC)
+        read = os.O_RDONLY | os.O_CLOEXEC
+        descriptor = os.open(address.name, read) if of_set is None else of_set
     except OSError as error:
         text = f"Could not open '{address.name}': {os.strerror(error.errno or 0)}"
         raise CommandFailed(text) from None

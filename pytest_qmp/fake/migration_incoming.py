@@ -140,7 +140,7 @@ class Incoming:
     def _read_from(self, address: Address, take: TakeDescriptor) -> None:
         if address.kind == "rdma":
             raise CommandFailed("RDMA ERROR: could not create rdma event channel")
-        self._pipe = open_reader(address, take)
+        self._pipe = open_reader(address, take, self._machine.descriptors.copy)
         self._machine.clock.call_soon(self._read)
 
     def _accept(self) -> None:

@@ -90,7 +90,7 @@ class Outgoing:
         try:
             if address.kind == "rdma":
                 raise CommandFailed("RDMA ERROR: could not create CM channel")
-            self._pipe = open_writer(address, take)
+            self._pipe = open_writer(address, take, self._machine.descriptors.copy)
             old = self._machine.dialect.version < (11, 0, 0)
             if address.kind == "fd" and not old and not self._pipe.is_stream:
                 raise CommandFailed("fd: migration to a file is not supported. Use file: instead.")

@@ -198,3 +198,36 @@ def test_a_block_node_uses_a_descriptor_of_a_set(version: str, tmp_path: Path) -
     assert open_count() == open_before
     os.close(writable)
     os.close(readable)
+
+
+@pytest.mark.parametrize("version", ["10.0", "11.1"])
+def test_what_is_written_goes_to_a_descriptor_of_a_set(version: str, tmp_path: Path) -> None:
+    picture, state = tmp_path / "picture", tmp_path / "state"
+    writable = [os.open(path, os.O_WRONLY | os.O_CREAT) for path in (picture, state)]
+    with FakeQMPServer(version) as server:
+        client = LineClient(server.open_monitor())
+        pass_fds(client, "add-fd", writable[:1], **{"fdset-id": 1})
+        pass_fds(client, "add-fd", writable[1:], **{"fdset-id": 2})
+        shot = {"filename": "/dev/fdset/1", "format": "png"}
+        assert client.execute("screendump", **shot) == {"return": {}}
+        assert client.execute("screendump", filename="/dev/fdset/x")["error"]
+        for path, desc in {
+            "/dev/fdset/9": "Failed to find fdset /dev/fdset/9",
+            "/dev/fdset/x": "Could not parse fdset /dev/fdset/x",
+        }.items():
+            assert client.execute("migrate", uri=f"file:{path}")["error"]["desc"] == desc
+        assert client.execute("migrate", uri="file:/dev/fdset/2") == {"return": {}}
+        while client.events_then_reply("query-migrate")[1]["return"]["status"] != "completed":
+            server.advance(0.1)
+        client.close()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    readable = os.open(state, os.O_RDONLY)
+    with FakeQMPServer(version, args=["-incoming", "defer"]) as server:
+        client = LineClient(server.open_monitor())
+        pass_fds(client, "add-fd", [readable], **{"fdset-id": 2})
+        assert client.execute("migrate-incoming", uri="file:/dev/fdset/2") == {"return": {}}
+        while client.events_then_reply("query-status")[1]["return"]["status"] == "inmigrate":
+            server.advance(0.1)
+        client.close()
+    for descriptor in (*writable, readable):
+        os.close(descriptor)

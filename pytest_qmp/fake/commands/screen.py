@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..command_line import first_value
@@ -32,11 +32,15 @@ def screendump(context: Context, arguments: Mapping[str, Any]) -> Any:
     encode = as_png if arguments.get("format") == "png" else as_ppm
     path = arguments["filename"]
     started = machine.status not in ("prelaunch", "inmigrate", "preconfig")
+    sets, flags = machine.descriptors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    recent = context.dialect.version >= (11, 0, 0)
     try:
-        Path(path).write_bytes(encode(machine.screen.picture(started=started)))
+        of_set = sets.copy(path, flags) if recent else sets.open(path, flags)
+        with open(path if of_set is None else of_set, "wb") as picture:
+            picture.write(encode(machine.screen.picture(started=started)))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "No such file or directory"
-        if context.dialect.version >= (11, 0, 0):
+        if recent:
             raise CommandFailed(f"Could not create '{path}': {reason}") from error
         raise CommandFailed(f"failed to open file '{path}': {reason}") from error
     return {}
