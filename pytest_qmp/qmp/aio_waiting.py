@@ -122,14 +122,17 @@ class AsyncEventWaiter:
 
         Raises:
             AssertionError: it came.
+            QMPTimeoutError: the test's own timeout leaves less time than that.
             QMPDisconnectedError: there is nobody to watch for that time.
         """
         __tracebackhide__ = True
         matcher = EventMatcher(name, match)
-        deadline = Deadline(within)
+        deadline = limits.bound(Deadline(within))
         try:
             event = await self.wait_for_event_since(0, matcher, deadline)
         except QMPTimeoutError:
+            if deadline.note:
+                raise failures.watched_too_short(matcher, within, deadline) from None
             return
         except QMPDisconnectedError:
             # What has come can be looked at without a peer; what is to come can't be watched.

@@ -110,7 +110,10 @@ class WaitLimits:
             return timeout
         if timeout is not None and self.scale != 1.0:
             timeout *= self.scale
-        deadline = Deadline(timeout)
+        return self.bound(Deadline(timeout))
+
+    def bound(self, deadline: Deadline) -> Deadline:
+        """The same deadline, moved forward to where every wait ends by now."""
         if self._ends:
             deadline.end_by(*min(self._ends))
         return deadline

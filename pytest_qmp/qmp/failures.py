@@ -157,6 +157,14 @@ def unknown_command(command: str, known: Sequence[str], version: QMPVersion) -> 
     return f"QEMU {version} has no such command among its {len(known)}"
 
 
+def watched_too_short(matcher: EventMatcher, within: float, deadline: Deadline) -> QMPTimeoutError:
+    """An ``assert_no_event`` that the test's own end cut short: nobody knows what it would see."""
+    return QMPTimeoutError(
+        f"no event {matcher} was to come within {seconds(within)}: none came in {deadline.words}, "
+        "and the rest can't be watched. Watch for a shorter time, or give the test more"
+    )
+
+
 def came_anyway(matcher: EventMatcher, deadline: Deadline, event: QMPEvent) -> AssertionError:
     """The failure of an ``assert_no_event``."""
     return AssertionError(

@@ -128,6 +128,23 @@ def test_a_wait_ends_before_the_deadline_of_pytest_timeout(run: Run) -> None:
     result.stdout.no_fnmatch_line("*Timeout >4*")
 
 
+def test_a_watch_that_the_deadline_cuts_short_is_no_success(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.timeout(1)
+        def test_it(qmp_vm):
+            qmp_vm.assert_no_event("STOP", within=60)
+        """,
+        FAKE,
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["E*QMPTimeoutError: no event STOP was to come within 60 s: none came in 0.* s (what was*"]
+    )
+
+
 def test_the_limit_is_the_tests_alone(run: Run) -> None:
     result = run(
         """
