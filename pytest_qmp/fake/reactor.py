@@ -141,7 +141,7 @@ class Reactor:
                         else:
                             key.data()
                     self._run_timers()
-                except Exception:  # noqa: BLE001 - kept for the test, which must not hang
+                except BaseException:  # noqa: BLE001 - kept for the test, which must not hang
                     self._broken()
 
     @staticmethod

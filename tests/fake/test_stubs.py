@@ -375,3 +375,25 @@ def test_a_slip_in_the_test_is_told_at_once(server: FakeQMPServer) -> None:
     with pytest.raises(FakeQMPServerError, match="not to 'erase'"):
         server.guest.io_error("disk0", operation="erase")
     FakeQMPServer(strict=False).assert_not_called("device_dell")
+
+
+def test_a_verdict_of_a_function_reaches_the_test(
+    server: FakeQMPServer, client: LineClient
+) -> None:
+    server.on("cont").call(lambda arguments: pytest.fail("it must not go on"))
+    assert "broke down in cont" in client.execute("cont")["error"]["desc"]
+    with pytest.raises(FakeQMPServerError, match="it must not go on"):
+        server.check()
+    # The server goes on.
+    assert client.execute("query-name") == {"return": {}}
+
+
+def test_a_verdict_of_a_scripted_console_reaches_the_test(server: FakeQMPServer) -> None:
+    server.guest.on_console("x", lambda match: pytest.fail("nobody was to type"))
+    console = server.open_console()
+    console.settimeout(10)
+    console.sendall(b"x")
+    assert console.recv(1) == b""
+    console.close()
+    with pytest.raises(FakeQMPServerError, match="nobody was to type"):
+        server.check()
