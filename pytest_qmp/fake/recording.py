@@ -168,6 +168,8 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
 
 
 def _read(path: Path, lines: Sequence[Mapping[str, Any]]) -> Recording:
+    if not lines:
+        raise ValueError("it is empty")
     if lines[0]["format"] != _FORMAT or lines[0]["version"] != _VERSION:
         raise ValueError(f"its first line says {dict(lines[0])}")
     streams: dict[int, _Stream] = {}

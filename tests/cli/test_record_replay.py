@@ -203,6 +203,9 @@ def test_no_recording(tmp_path: Path) -> None:
     (tmp_path / "r").write_text('{"format": "something else"}\n')
     with pytest.raises(FakeQMPServerError, match="is no recording"):
         FakeQMPServer.replay(tmp_path / "r")
+    (tmp_path / "r").write_text("")
+    with pytest.raises(FakeQMPServerError, match="it is empty"):
+        FakeQMPServer.replay(tmp_path / "r")
     with pytest.raises(FileNotFoundError):
         FakeQMPServer.replay(tmp_path / "nothing")
 
