@@ -244,6 +244,7 @@ class MachineLife(MachineIdentity):
             return
         if self._reap(Deadline(0)) is not None:
             return
+        self._oversight.ended_by_us = True
         if self._qmp is not None and self._qmp.connected:
             deadline = Deadline(_QUIT_SECONDS)
             try:

@@ -39,6 +39,7 @@ class Oversight:
         board: where the verdicts come in.
         streams: what the guest wrote, by console.
         keeps_logs: True keeps that beyond ``close()``.
+        ended_by_us: True once it is our own doing that the process ends, and no news.
         name: what verdicts call the machine, where it is one of several; else empty.
     """
 
@@ -51,6 +52,7 @@ class Oversight:
         )
         self.streams: dict[str, OutputStream] = {}
         self.keeps_logs = False
+        self.ended_by_us = False
         self.name = ""
         self._config = config
         self._backend = backend
@@ -182,7 +184,7 @@ class Oversight:
             line = next(filter(None, map(_telling, self.streams.values())), "")
             text += f": {line}" if line else ""
         end = self.board.ended
-        if end is not None and verdict.event is not None:
+        if end is not None and verdict.event is not None and not self.ended_by_us:
             text += f"\nQEMU {end.text}."
         stderr = last_lines(self._backend.stderr())
         if stderr:

@@ -311,6 +311,15 @@ def test_what_no_wait_has_met_is_told_at_the_end_once(start: Start) -> None:
     vm.check()
 
 
+def test_our_own_end_of_qemu_is_no_part_of_a_verdict() -> None:
+    with (
+        pytest.raises(VMVerdictError, match="was reset") as caught,
+        VirtualMachine(backend="fake") as vm,
+    ):
+        vm.fake.guest.reset()
+    assert "exited" not in str(caught.value)
+
+
 def test_a_failed_wait_is_told_once(start: Start) -> None:
     vm, act = start("reset")
     act()
