@@ -251,7 +251,8 @@ def test_cancelled_while_nobody_reads(start: Start) -> None:
     assert machine.enable("xbzrle") == "There's a migration process in progress"
     assert machine.ask("migrate_cancel") == {}
     assert machine.events == ["cancelling"]
-    assert machine.ask("query-migrate")["status"] == "cancelling"
+    # QEMU's own thread may be done with it by now.
+    assert machine.ask("query-migrate")["status"] in ("cancelling", "cancelled")
     assert machine.until("cancelled") == ["cancelling", "cancelled"]
     assert machine.ask("query-migrate") == {"status": "cancelled"}
     assert machine.run_state() == "prelaunch"
@@ -348,7 +349,8 @@ def test_how_fast_the_memory_changes(start: Start, version: str) -> None:
     assert few == "sample-pages is out of range[128, 16384]."
     assert machine.ask("calc-dirty-rate", **{"calc-time": 1}) == {}
     again = machine.ask("calc-dirty-rate", **{"calc-time": 1})
-    assert again == "the dirty rate is already being measured."
+    # QEMU's own thread may not have begun by now.
+    assert again in ({}, "the dirty rate is already being measured.")
     deadline = time.monotonic() + LIMIT
     while (info := machine.ask("query-dirty-rate"))["status"] != "measured":
         assert time.monotonic() < deadline
