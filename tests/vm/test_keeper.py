@@ -60,9 +60,9 @@ def own_keeper() -> Iterator[psutil.Process]:
     keeper.end()
 
 
-def sleeper(mark: dict[str, str]) -> subprocess.Popen[bytes]:
-    """A process to be kept."""
-    return subprocess.Popen(["sleep", "600"], start_new_session=True, env={**os.environ, **mark})
+def sleeper(how: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """A process, to be kept if it is started as what is kept is."""
+    return subprocess.Popen(["sleep", "600"], start_new_session=True, **how)
 
 
 def ended(child: subprocess.Popen[bytes]) -> int:
@@ -89,7 +89,7 @@ def test_it_holds_nothing_and_is_reached_by_no_signal_of_a_terminal(
     ]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         own_keeper.send_signal(number)
-    child = sleeper(keeper.mark())
+    child = sleeper(keeper.kept())
     assert keeper.keeper_pid() == own_keeper.pid
     keeper.end()
     assert ended(child) == -signal.SIGKILL
@@ -111,7 +111,7 @@ def test_what_was_forgotten_is_left_alone() -> None:
 
 @pytest.mark.usefixtures("own_keeper")
 def test_what_it_could_not_be_told_of_is_found_by_its_mark() -> None:
-    child, other = sleeper(keeper.mark()), sleeper({})
+    child, other = sleeper(keeper.kept()), sleeper({})
     keeper.end()
     assert ended(child) == -signal.SIGKILL
     assert other.poll() is None
