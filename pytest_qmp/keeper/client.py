@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -41,6 +42,8 @@ __all__ = [
 ENVIRONMENT = "PYTEST_QMP_KEEPER"
 _SCRIPT = Path(__file__).with_name("process.py")
 _END_SECONDS = 10.0
+# An exec takes microseconds once the new environment is there.
+_EXEC_SECONDS = 2.0
 # A reader that has gone is an error to be handled, also where SIGPIPE would kill.
 _SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)
 
@@ -208,9 +211,15 @@ def kept() -> dict[str, Any]:
 
 def lost(given: dict[str, str]) -> list[int]:
     """The processes that were started with what ``mark()`` gave."""
-    from pytest_qmp.keeper.process import marked
+    from pytest_qmp.keeper.process import becoming, marked
 
-    return marked(f"{ENVIRONMENT}={given[ENVIRONMENT]}\0")
+    deadline = time.monotonic() + _EXEC_SECONDS
+    while True:
+        # Looked at first: nobody can get the mark between the two.
+        unsure = becoming(os.getpid())
+        found = marked(f"{ENVIRONMENT}={given[ENVIRONMENT]}\0")
+        if found or not unsure or time.monotonic() > deadline:
+            return found
 
 
 def watch(pid: int, pidfd: int | None) -> None:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-__all__ = ["marked", "serve"]
+__all__ = ["becoming", "marked", "serve"]
 
 # A process that shares the socket with the one that died may be about to become a QEMU.
 _GRACE_SECONDS = 2.0
@@ -36,19 +36,41 @@ def marked(mark: str) -> list[int]:
     Args:
         mark: ``NAME=value``, or the beginning of that.
     """
+    return [pid for pid in _processes() if pid != os.getpid() and _is_marked(pid, mark)]
+
+
+def becoming(parent: int) -> bool:
+    """Whether a child of a process is in the middle of its exec, and bears no mark yet."""
+    return any(_is_child(pid, parent) and _environment(pid) == b"" for pid in _processes())
+
+
+def _processes() -> list[int]:
     try:
-        numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         return []
-    return [pid for pid in numbers if pid != os.getpid() and _is_marked(pid, mark)]
+
+
+def _is_child(pid: int, parent: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name before these may have anything in it, parentheses too.
+            state, ppid = file.read().rpartition(b")")[2].split()[:2]
+    except OSError:  # It has ended.
+        return False
+    return int(ppid) == parent and state != b"Z"
+
+
+def _environment(pid: int) -> bytes | None:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read()
+    except OSError:  # It has ended, or is another user's.
+        return None
 
 
 def _is_marked(pid: int, mark: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return b"\0" + os.fsencode(mark) in b"\0" + file.read()
-    except OSError:  # It has ended, or is another user's.
-        return False
+    return b"\0" + os.fsencode(mark) in b"\0" + (_environment(pid) or b"")
 
 
 class _Keeper:
