@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pytest_qmp.errors import VMConfigError
 from pytest_qmp.text import nearest
@@ -24,6 +24,13 @@ _SEVERITIES = ("fatal", "error")
 
 _MEMORY = re.compile(r"(\d+)\s*([bkmgtp]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+
+
+class SupportsFileno(Protocol):
+    """An open file, a socket, …."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,8 @@ class VMConfig:
         consoles: names of the serial ports to connect, in order; the first is ``vm.console``.
         args: more arguments, as they are.
         env: environment variables for QEMU, besides those of this process.
+        pass_fds: descriptors that QEMU inherits under the same numbers, for what ``args`` and
+            ``devices`` say of them: numbers, or open files and sockets.
         guest_agent: True gives the guest a virtio-serial port for QEMU's guest agent, which
             ``vm.guest`` then speaks to.
         paused: True starts with the CPUs stopped (``-S``).
@@ -127,6 +136,7 @@ class VMConfig:
     consoles: Sequence[str] = ("serial0",)
     args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    pass_fds: Sequence[int | SupportsFileno] = ()
     guest_agent: bool = False
     paused: bool = False
     name: str | None = None
@@ -136,7 +146,7 @@ class VMConfig:
     console_watch: Mapping[str, str] | Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
-        for name in ("drives", "devices", "consoles", "args"):
+        for name in ("drives", "devices", "consoles", "args", "pass_fds"):
             value = getattr(self, name)
             if isinstance(value, (str, bytes, os.PathLike, Mapping)):
                 raise VMConfigError(
@@ -171,6 +181,24 @@ class VMConfig:
         __tracebackhide__ = True
         check_names(changes, "VMConfig.replace")
         return replace(self, **changes)
+
+    def passed_descriptors(self) -> list[int]:
+        """The numbers of ``pass_fds``.
+
+        Raises:
+            VMConfigError: one is not open.
+        """
+        numbers = []
+        for one in self.pass_fds:
+            try:
+                number = one if isinstance(one, int) else one.fileno()
+                os.fstat(number)
+            except (OSError, AttributeError, OverflowError, ValueError) as error:
+                raise VMConfigError(
+                    f"VMConfig.pass_fds holds open descriptors, and {one!r} is none: {error}"
+                ) from None
+            numbers.append(number)
+        return numbers
 
     def filled(self, defaults: VMConfig) -> VMConfig:
         """A copy in which what is None comes from ``defaults``."""

@@ -102,6 +102,7 @@ class QEMUProcess:
         return Wires(monitor, dict(zip(consoles, sockets, strict=True)), second, agent)
 
     def _spawn(self, fds: list[int]) -> None:
+        passed = self._config.passed_descriptors()
         mark = keeper.mark()
         self._owner = os.getpid()
         try:
@@ -113,7 +114,7 @@ class QEMUProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                pass_fds=[*fds, *keeper.lifeline()],
+                pass_fds=[*fds, *passed, *keeper.lifeline()],
                 env={**os.environ, **self._config.env, **mark},
                 start_new_session=True,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from pytest_qmp import (
     UnmodelledCommandError,
     VirtualMachine,
     VMConfig,
+    VMConfigError,
     VMError,
     VMLaunchError,
 )
@@ -413,3 +415,28 @@ def test_no_port_is_open_and_no_socket_is_on_the_file_system(qemu: VirtualMachin
     process = psutil.Process(qemu.pid)
     assert process.net_connections("inet") == []
     assert [one.laddr for one in process.net_connections("unix") if one.laddr] == []
+
+
+@real
+def test_descriptors_are_inherited_under_their_numbers() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        number = theirs.fileno()
+        config = VMConfig(
+            machine="none",
+            accel="tcg",
+            pass_fds=[theirs],
+            args=["-chardev", f"socket,id=line,fd={number}", "-serial", "none"],
+        )
+        with VirtualMachine(config) as vm:
+            vm.execute("chardev-remove", id="line")
+        theirs.close()
+        assert ours.recv(1) == b""
+
+
+def test_a_descriptor_that_is_not_open_is_told_of() -> None:
+    closed = socket.socket()
+    closed.close()
+    for bad in (closed, "serial", 99_999):
+        with pytest.raises(VMConfigError, match="pass_fds holds open descriptors"):
+            VMConfig(pass_fds=[bad]).passed_descriptors()  # type: ignore[list-item]

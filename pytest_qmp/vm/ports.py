@@ -1,0 +1,137 @@
+"""The ports on which a guest is spoken with: its consoles and its agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pytest_qmp.errors import NeedsRealGuestError, QMPTimeoutError, VMError
+from pytest_qmp.qmp.deadline import Deadline
+from pytest_qmp.qmp.events import EventMatcher
+from pytest_qmp.qmp.waiting import DEFAULT
+from pytest_qmp.vm.argv import AGENT
+from pytest_qmp.vm.backend import Backend
+from pytest_qmp.vm.commands import MachineCommands
+from pytest_qmp.vm.config import VMConfig
+
+if TYPE_CHECKING:
+    from pytest_qmp.qmp.guest_agent import GuestAgentClient
+    from pytest_qmp.vm.console import Console
+
+__all__ = ["MachinePorts"]
+
+
+class MachinePorts(MachineCommands):
+    """The consoles and the guest agent of ``VirtualMachine``.
+
+    Args:
+        config: what to start.
+        backend: what runs it.
+    """
+
+    def __init__(self, config: VMConfig, backend: Backend) -> None:
+        super().__init__(config, backend)
+        self._opened_consoles: dict[str, Console] = {}
+        self._agent: GuestAgentClient | None = None
+
+    @property
+    def console(self) -> Console:
+        """The first serial port, as a pexpect spawn.
+
+        Raises:
+            NeedsRealGuestError: the fake has no guest, and no script plays one.
+            VMError: the machine has no console.
+        """
+        __tracebackhide__ = True
+        names = tuple(self.config.consoles)
+        if not names:
+            raise VMError(
+                f"{self} has no console that we could read: somebody else started it"
+                if self._backend.kind == "external"
+                else f"{self} has no console: its VMConfig.consoles is empty"
+            )
+        return self.consoles[names[0]]
+
+    @property
+    def consoles(self) -> Mapping[str, Console]:
+        """All serial ports, by name.
+
+        Raises:
+            NeedsRealGuestError: the fake has no guest, and no script plays one.
+        """
+        __tracebackhide__ = True
+        if self._backend.kind == "fake" and not self.fake.guest.has_console:
+            raise NeedsRealGuestError(
+                "the console needs a real guest, and this test runs on the fake: play one with "
+                "qmp_vm.fake.guest.write_console(…) or .on_console(…), or install QEMU"
+            )
+        from pytest_qmp.vm.console import Console
+
+        for name, sock in self._sockets.items():
+            if name not in self._opened_consoles:
+                console = Console(
+                    name,
+                    sock,
+                    self._oversight.streams[name],
+                    timeout=self._timeout,
+                    explain_end=self.explain_end,
+                    board=self._oversight.board,
+                )
+                self._opened_consoles[name] = console
+                self._releases.append(console.close)
+        return self._opened_consoles
+
+    @property
+    def guest(self) -> GuestAgentClient:
+        """The guest agent's client; the first use waits until the agent has opened its port.
+
+        Raises:
+            VMError: the machine has no port for it: ``VMConfig(guest_agent=True)`` gives it one.
+            NeedsRealGuestError: the fake has no guest.
+            QMPTimeoutError: the guest has not opened the port, or no agent answers.
+            VMVerdictError: something happened to the machine meanwhile.
+        """
+        __tracebackhide__ = True
+        if self._agent is None:
+            self._agent = self._connect_agent(self._deadline(DEFAULT))
+        return self._agent
+
+    def _connect_agent(self, deadline: Deadline) -> GuestAgentClient:
+        __tracebackhide__ = True
+        from pytest_qmp.qmp.guest_agent import GuestAgentClient
+
+        if self._backend.kind == "fake" and self.config.guest_agent:
+            raise NeedsRealGuestError("the guest agent needs a real guest, and this is the fake")
+        if self._agent_socket is None:
+            raise VMError(
+                f"{self} has no port for a guest agent: VMConfig(guest_agent=True) gives it one"
+            )
+        self._await_agents_port(deadline)
+        board = self._oversight.board
+        agent = GuestAgentClient.connect(
+            self._agent_socket,
+            timeout=deadline,
+            peer=f"the guest agent of {self.label}",
+            watch=board,
+        )
+        agent.timeout = self._timeout
+        agent.explain_loss = self.explain_end
+        board.add_wait(agent.look_again)
+        self._releases.append(agent.close)
+        return agent
+
+    def _await_agents_port(self, deadline: Deadline) -> None:
+        __tracebackhide__ = True
+        opened = EventMatcher("VSERPORT_CHANGE", {"data": {"open": True, "id": f"{AGENT}-port"}})
+        seen = self.events.total
+        chardevs = self.qmp.execute("query-chardev", timeout=deadline)
+        if any(one["label"] == AGENT and one["frontend-open"] for one in chardevs):
+            return
+        try:
+            self.qmp.wait_for_event_since(seen, opened, deadline, keep=True)
+        except QMPTimeoutError:
+            raise QMPTimeoutError(
+                f"waited {deadline.words} for the guest of {self} to open the guest agent's port, "
+                "in vain. Check that it has booted, and that qemu-guest-agent is installed and "
+                f"runs in it.{self._shown_console()}"
+            ) from None
