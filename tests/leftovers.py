@@ -114,8 +114,8 @@ class Run:
         os.mkfifo(told)
         self._told = os.open(told, os.O_RDWR | os.O_CLOEXEC)
         self._unread = ""
-        # What a shell has started in its background inherits these as ignored.
-        defaults = ["env", "--default-signal=INT", "--default-signal=QUIT"]
+        # What a shell or nohup has started may have inherited some as ignored.
+        defaults = ["env", "--default-signal"]
         self.process = subprocess.Popen(
             [*defaults, *argv],
             cwd=folder,
