@@ -163,17 +163,20 @@ class ConnectingAgentClient(WatchedClient):
 
     def _adopt(self, sock: socket.socket, deadline: Deadline) -> None:
         __tracebackhide__ = True
+        self._take_socket(sock)
+        try:
+            self.sync(deadline)
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _take_socket(self, sock: socket.socket) -> None:
         self._disconnect()
         session = AgentSession(self._max_message_size)
         connection = BlockingConnection(SocketTransport(sock), session, self._peer)
         connection.explain_loss = self._explain_loss
         connection.watch = self._watch
         self._session, self._connection = session, connection
-        try:
-            self._in_turn(SYNC, deadline, lambda connection: self._resync(connection, deadline))
-        except BaseException:
-            self._disconnect()
-            raise
 
     # -- one command -----------------------------------------------------------------------------
 

@@ -11,14 +11,11 @@ __all__ = ["Watch"]
 
 
 class Watch(Protocol):
-    """Knows that a machine is past helping before its monitor says so, if it ever does.
+    """Knows that a machine is past helping before its monitor says so, if it ever does."""
 
-    Attributes:
-        pending: False as long as no wait has to end; looked at in each wait, so it is a plain
-            attribute.
-    """
-
-    pending: bool
+    @property
+    def pending(self) -> bool:
+        """False as long as no wait has to end; looked at in each wait, so it costs nothing."""
 
     def ends(self, names: tuple[str, ...] | None) -> bool:
         """Whether a wait has to end now.

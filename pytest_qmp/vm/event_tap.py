@@ -30,6 +30,7 @@ _INTERESTING = frozenset(
         b"RESUME",
         b"SHUTDOWN",
         b"STOP",
+        b"VSERPORT_CHANGE",
         b"WATCHDOG",
     }
 )

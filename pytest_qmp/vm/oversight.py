@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_qmp.qmp.deadline import Deadline
+from pytest_qmp.qmp.events import QMPEvent
 from pytest_qmp.text import last_lines
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig
@@ -41,6 +42,7 @@ class Oversight:
         keeps_logs: True keeps that beyond ``close()``.
         ended_by_us: True once it is our own doing that the process ends, and no news.
         name: what verdicts call the machine, where it is one of several; else empty.
+        listeners: get each event that can mean something, in the background.
     """
 
     def __init__(self, config: VMConfig, backend: Backend, *, watched: bool) -> None:
@@ -54,6 +56,7 @@ class Oversight:
         self.keeps_logs = False
         self.ended_by_us = False
         self.name = ""
+        self.listeners: list[Callable[[QMPEvent], None]] = []
         self._config = config
         self._backend = backend
         self._tap: EventTap | None = None
@@ -81,7 +84,12 @@ class Oversight:
 
     def open_tap(self, monitor: socket.socket) -> None:
         """Takes the second monitor, as soon as it is there."""
-        self._tap = EventTap(monitor, self.board.on_event, self.board.on_status)
+        self._tap = EventTap(monitor, self._on_event, self.board.on_status)
+
+    def _on_event(self, event: QMPEvent) -> None:
+        self.board.on_event(event)
+        for listener in tuple(self.listeners):
+            listener(event)
 
     def watch_machine(self, deadline: Deadline) -> None:
         """Watches events and the process, from now on.

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pytest_qmp.errors import NeedsRealGuestError, QMPTimeoutError, VMError
-from pytest_qmp.qmp.deadline import Deadline
-from pytest_qmp.qmp.events import EventMatcher
-from pytest_qmp.qmp.waiting import DEFAULT
-from pytest_qmp.vm.argv import AGENT
+from pytest_qmp.errors import NeedsRealGuestError, VMError
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.commands import MachineCommands
 from pytest_qmp.vm.config import VMConfig
 
 if TYPE_CHECKING:
-    from pytest_qmp.qmp.guest_agent import GuestAgentClient
     from pytest_qmp.vm.console import Console
+    from pytest_qmp.vm.guest_agent import MachineGuestAgent
 
 __all__ = ["MachinePorts"]
 
@@ -32,7 +28,7 @@ class MachinePorts(MachineCommands):
     def __init__(self, config: VMConfig, backend: Backend) -> None:
         super().__init__(config, backend)
         self._opened_consoles: dict[str, Console] = {}
-        self._agent: GuestAgentClient | None = None
+        self._agent: MachineGuestAgent | None = None
 
     @property
     def console(self) -> Console:
@@ -82,7 +78,7 @@ class MachinePorts(MachineCommands):
         return self._opened_consoles
 
     @property
-    def guest(self) -> GuestAgentClient:
+    def guest(self) -> MachineGuestAgent:
         """The guest agent's client; the first use waits until the agent has opened its port.
 
         Raises:
@@ -93,45 +89,24 @@ class MachinePorts(MachineCommands):
         """
         __tracebackhide__ = True
         if self._agent is None:
-            self._agent = self._connect_agent(self._deadline(DEFAULT))
+            self._agent = self._make_agent()
+        self._agent.require_answer()
         return self._agent
 
-    def _connect_agent(self, deadline: Deadline) -> GuestAgentClient:
+    def _make_agent(self) -> MachineGuestAgent:
         __tracebackhide__ = True
-        from pytest_qmp.qmp.guest_agent import GuestAgentClient
+        from pytest_qmp.vm.guest_agent import MachineGuestAgent
 
         if self._backend.kind == "fake" and self.config.guest_agent:
             raise NeedsRealGuestError("the guest agent needs a real guest, and this is the fake")
         if self._agent_socket is None:
             raise VMError(
-                f"{self} has no port for a guest agent: VMConfig(guest_agent=True) gives it one"
+                f"{self} runs already, and its guest agent's channel is not known: connect to it "
+                "with GuestAgentClient.connect(ADDRESS)"
+                if self._backend.kind == "external"
+                else f"{self} has no port for a guest agent: VMConfig(guest_agent=True) gives it "
+                "one"
             )
-        self._await_agents_port(deadline)
-        board = self._oversight.board
-        agent = GuestAgentClient.connect(
-            self._agent_socket,
-            timeout=deadline,
-            peer=f"the guest agent of {self.label}",
-            watch=board,
-        )
-        agent.timeout = self._timeout
-        agent.explain_loss = self.explain_end
-        board.add_wait(agent.look_again)
+        agent = MachineGuestAgent(self, self._agent_socket)
         self._releases.append(agent.close)
         return agent
-
-    def _await_agents_port(self, deadline: Deadline) -> None:
-        __tracebackhide__ = True
-        opened = EventMatcher("VSERPORT_CHANGE", {"data": {"open": True, "id": f"{AGENT}-port"}})
-        seen = self.events.total
-        chardevs = self.qmp.execute("query-chardev", timeout=deadline)
-        if any(one["label"] == AGENT and one["frontend-open"] for one in chardevs):
-            return
-        try:
-            self.qmp.wait_for_event_since(seen, opened, deadline, keep=True)
-        except QMPTimeoutError:
-            raise QMPTimeoutError(
-                f"waited {deadline.words} for the guest of {self} to open the guest agent's port, "
-                "in vain. Check that it has booted, and that qemu-guest-agent is installed and "
-                f"runs in it.{self._shown_console()}"
-            ) from None
