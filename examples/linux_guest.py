@@ -27,7 +27,7 @@ DEFAULT_CACHE = Path(__file__).resolve().parent.parent / ".cache"
 PACKAGES = {"x86_64": ("amd64", "linux-image-cloud-amd64")}
 
 #: Change it whenever what is built from the same packages changes: old caches are then rebuilt.
-RECIPE = 1
+RECIPE = 2
 
 #: Modules put into the initramfs, with those that they depend on. The guest loads one only
 #: when it sees the device.
@@ -42,6 +42,12 @@ MODULES = (
     "virtio_rng",
     "virtio_scsi",
     "sd_mod",
+    "sr_mod",  # CD-ROMs, and what is on them
+    "isofs",
+    "ext4",
+    "virtiofs",  # folders of the host: of the two ways, a cloud kernel has the first
+    "9pnet_virtio",
+    "9p",
 )
 
 #: What the kernel is to be told: talk on the first serial port, reboot at once after a panic.
