@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,17 @@ def test_qemu_qmp_is_told_when_qemu_dies(server: FakeQMPServer) -> None:
     asyncio.run(asyncio.wait_for(talk(), LIMIT))
 
 
+@pytest.fixture
+def own_event_loop() -> Iterator[None]:
+    """What a client finds as its thread's event loop, and leaves open behind it."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+@pytest.mark.usefixtures("own_event_loop")
 def test_qemu_qmp_legacy(server: FakeQMPServer) -> None:
     legacy = pytest.importorskip("qemu.qmp.legacy", reason="qemu.qmp is not installed")
     client = legacy.QEMUMonitorProtocol(server.address)
@@ -191,6 +202,7 @@ def test_avocado_vt(server: FakeQMPServer) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.usefixtures("own_event_loop")
 def test_qemu_qmp_accepts_the_program(tmp_path: Path, version: str) -> None:
     legacy = pytest.importorskip("qemu.qmp.legacy", reason="qemu.qmp is not installed")
     path = tmp_path / "qmp.sock"
