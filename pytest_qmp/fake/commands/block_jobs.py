@@ -49,10 +49,7 @@ def blockdev_backup(context: Context, arguments: Mapping[str, Any]) -> Any:
 def drive_backup(context: Context, arguments: Mapping[str, Any]) -> Any:
     block = context.machine.block
     source = root_node(block, arguments["device"])
-    backing = source.backing if arguments["sync"] == "top" else None
-    if arguments["sync"] == "none":
-        backing = source
-    target = _open_target(block, arguments, source, backing)
+    target = _open_target(block, arguments, source)
     try:
         start_backup(context, arguments, source, target)
     finally:
@@ -128,10 +125,7 @@ def blockdev_mirror(context: Context, arguments: Mapping[str, Any]) -> Any:
 def drive_mirror(context: Context, arguments: Mapping[str, Any]) -> Any:
     block = context.machine.block
     source = root_node(block, arguments["device"])
-    backing = source.backing if arguments["sync"] == "top" else None
-    if arguments["sync"] == "none":
-        backing = source
-    target = _open_target(block, arguments, source, backing)
+    target = _open_target(block, arguments, source)
     try:
         fresh = arguments.get("mode") != "existing"
         _start_mirror(context, arguments, source, target, fresh=fresh)
@@ -325,10 +319,10 @@ def _between(top: Node, base: Node | None) -> list[Node]:
     return found
 
 
-def _open_target(
-    block: BlockLayer, arguments: Mapping[str, Any], source: Node, backing: Node | None
-) -> Node:
+def _open_target(block: BlockLayer, arguments: Mapping[str, Any], source: Node) -> Node:
     """The file that drive-backup and drive-mirror copy to, made if need be."""
+    # What is not copied is read from here.
+    backing = {"top": source.backing, "none": source}.get(arguments["sync"])
     target = arguments["target"]
     mode = arguments.get("mode", "absolute-paths")
     kind = arguments.get("format") or ("raw" if mode == "existing" else source.driver)
