@@ -6,6 +6,7 @@ It is loaded into every run, so it imports nothing that a run without machines d
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -108,6 +109,15 @@ def _concerns(item: pytest.Item) -> bool:
 def _unless_told_alone(caught: pytest.ExceptionInfo[BaseException]) -> bool:
     # A failure that is its text alone has no traceback to hide frames of, and pytest says so.
     return not isinstance(caught.value, pytest.fail.Exception)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    """Shows from now on how far the long things are; here nothing is captured yet."""
+    if "pytest_qmp.vm.progress" in sys.modules or _concerns(item):
+        from pytest_qmp.progress_line import show_progress
+
+        show_progress(item.config)
 
 
 @pytest.hookimpl(wrapper=True)
