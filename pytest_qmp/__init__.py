@@ -28,7 +28,10 @@ if TYPE_CHECKING:
         VMConfigError,
         VMError,
         VMGoneError,
+        VMHotplugError,
+        VMJobError,
         VMLaunchError,
+        VMMigrationError,
         VMVerdictError,
     )
     from pytest_qmp.fake.server import FakeQMPServer
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
         ConsoleTimeoutError,
         ConsoleVerdictError,
     )
+    from pytest_qmp.vm.job_story import JobInfo
     from pytest_qmp.vm.machine import VirtualMachine
     from pytest_qmp.vm.verdicts import Verdict
 
@@ -59,6 +63,7 @@ _HOMES = {
     "FakeQMPServerError": "pytest_qmp.errors",
     "GuestAgentClient": "pytest_qmp.qmp.guest_agent",
     "GuestExecResult": "pytest_qmp.qmp.guest_agent",
+    "JobInfo": "pytest_qmp.vm.job_story",
     "NeedsRealGuestError": "pytest_qmp.errors",
     "QEMUMonitorProtocol": "pytest_qmp.qmp.legacy",
     "QEMUNotFoundError": "pytest_qmp.errors",
@@ -78,7 +83,10 @@ _HOMES = {
     "VMError": "pytest_qmp.errors",
     "VMFactory": "pytest_qmp.fixtures",
     "VMGoneError": "pytest_qmp.errors",
+    "VMHotplugError": "pytest_qmp.errors",
+    "VMJobError": "pytest_qmp.errors",
     "VMLaunchError": "pytest_qmp.errors",
+    "VMMigrationError": "pytest_qmp.errors",
     "VMVerdictError": "pytest_qmp.errors",
     "Verdict": "pytest_qmp.vm.verdicts",
     "VirtualMachine": "pytest_qmp.vm.machine",
@@ -95,6 +103,7 @@ __all__ = [
     "FakeQMPServerError",
     "GuestAgentClient",
     "GuestExecResult",
+    "JobInfo",
     "NeedsRealGuestError",
     "QEMUMonitorProtocol",
     "QEMUNotFoundError",
@@ -114,7 +123,10 @@ __all__ = [
     "VMError",
     "VMFactory",
     "VMGoneError",
+    "VMHotplugError",
+    "VMJobError",
     "VMLaunchError",
+    "VMMigrationError",
     "VMVerdictError",
     "Verdict",
     "VirtualMachine",

@@ -27,7 +27,10 @@ __all__ = [
     "VMConfigError",
     "VMError",
     "VMGoneError",
+    "VMHotplugError",
+    "VMJobError",
     "VMLaunchError",
+    "VMMigrationError",
     "VMVerdictError",
 ]
 
@@ -145,6 +148,50 @@ class VMLaunchError(VMError):
         self.argv = argv
         self.exit_status = exit_status
         self.stderr = stderr
+
+
+class VMJobError(VMError):
+    """A background job failed, was cancelled, can't go on by itself, or is not there.
+
+    Attributes:
+        info: what is known of it, a ``JobInfo``; empty if there is no such job.
+    """
+
+    def __init__(self, message: str, *, info: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.info: Any = {} if info is None else info
+
+
+class VMMigrationError(VMError):
+    """A migration could not begin, failed, or was cancelled. The text has the words of both ends.
+
+    Attributes:
+        info: what the source's ``query-migrate`` said last; empty if it was not asked.
+        destination: the same of the destination, where that is one of ours.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        info: Mapping[str, Any] | None = None,
+        destination: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.info = dict(info or {})
+        self.destination = dict(destination or {})
+
+
+class VMHotplugError(VMError):
+    """A device can't be plugged in or unplugged, or the guest would not let it go.
+
+    Attributes:
+        device: its id; empty if it never got one.
+    """
+
+    def __init__(self, message: str, *, device: str = "") -> None:
+        super().__init__(message)
+        self.device = device
 
 
 class VMVerdictError(VMError):

@@ -12,7 +12,7 @@ from pytest_qmp.qmp.waiting import DEFAULT, EventExpectation, Timeout
 from pytest_qmp.vm.lifecycle import MachineLife
 from pytest_qmp.vm.verdicts import STATUS_KINDS
 
-__all__ = ["MachineCommands"]
+__all__ = ["MachineCommands", "sooner"]
 
 _FIRST_RECHECK_SECONDS = 0.25
 _LAST_RECHECK_SECONDS = 4.0
@@ -89,7 +89,7 @@ class MachineCommands(MachineLife):
                 if deadline.expired:
                     break
                 # Not every change of the run state is told by an event.
-                self.qmp.wait_for_news(seen, _sooner(deadline, recheck))
+                self.qmp.wait_for_news(seen, sooner(deadline, recheck))
                 recheck = min(2 * recheck, _LAST_RECHECK_SECONDS)
             except VMVerdictError as error:
                 when = f"while the run state {names} of {self} was awaited"
@@ -109,6 +109,7 @@ class MachineCommands(MachineLife):
         )
 
 
-def _sooner(deadline: Deadline, limit: float) -> Deadline:
+def sooner(deadline: Deadline, limit: float) -> Deadline:
+    """A deadline in so many seconds, or the given one if that is earlier."""
     left = deadline.remaining()
     return Deadline(limit if left is None else min(limit, left))

@@ -8,6 +8,7 @@ from pytest_qmp.vm.assertions import MachineAssertions
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig, check_names
 from pytest_qmp.vm.host import arch_of_binary
+from pytest_qmp.vm.jobs import MachineJobs
 from pytest_qmp.vm.lifecycle import require_files
 from pytest_qmp.vm.ports import MachinePorts
 from pytest_qmp.vm.power import MachinePower
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["VirtualMachine"]
 
 
-class VirtualMachine(MachinePorts, MachinePower, MachineAssertions):
+class VirtualMachine(MachinePorts, MachinePower, MachineAssertions, MachineJobs):
     """A machine: QEMU in a process of its own, the fake, or a QEMU that somebody else runs.
 
     Start it with ``start()`` or as a context manager, which also ends it.
