@@ -1,8 +1,11 @@
-"""Build a small real Linux for the examples: Debian's cloud kernel and a busybox initramfs.
+"""Build a small real Linux for the examples: Debian's kernel and a busybox initramfs.
 
 As a command it builds into the cache and prints where; as an import, :func:`build` does the
-same. Nothing is installed and no root is needed: Debian's packages are downloaded with
-``apt-get download`` and unpacked aside.
+same. Nothing is installed and no root is needed.
+
+On its console it has a shell, or, with `login` on the kernel's command line, asks who is there:
+`root` has the password `root`, `user` has none. With `network` on it, the first network card is
+configured by DHCP, and a web server runs.
 """
 
 from __future__ import annotations
@@ -10,47 +13,76 @@ from __future__ import annotations
 import argparse
 import fcntl
 import gzip
-import io
 import json
 import os
-import re
 import shutil
-import stat
-import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from debian_packages import DebianError, DebianPackages
+from initramfs import CpioArchive, add_modules
 
 DEFAULT_CACHE = Path(__file__).resolve().parent.parent / ".cache"
 
-#: Debian's names for what each architecture needs: its own name for it, and the kernel.
-PACKAGES = {"x86_64": ("amd64", "linux-image-cloud-amd64")}
-
 #: Change it whenever what is built from the same packages changes: old caches are then rebuilt.
-RECIPE = 2
+RECIPE = 5
 
 #: Modules put into the initramfs, with those that they depend on. The guest loads one only
-#: when it sees the device.
+#: when it sees the device, or when a file system of the kind is mounted.
 MODULES = (
     "button",  # ACPI's power button, with evdev to read it
     "evdev",
+    "gpio_keys",  # the power button of aarch64's virt
     "virtio_balloon",
     "virtio_blk",
     "virtio_console",
+    "virtio_input",
+    "virtio_mmio",
     "virtio_net",
     "virtio_pci",
     "virtio_rng",
     "virtio_scsi",
     "sd_mod",
-    "sr_mod",  # CD-ROMs, and what is on them
-    "isofs",
+    "sr_mod",  # CD-ROMs
     "ext4",
-    "virtiofs",  # folders of the host: of the two ways, a cloud kernel has the first
-    "9pnet_virtio",
+    "isofs",
+    "vfat",
+    "nls_ascii",
+    "nls_cp437",
+    "nls_utf8",
     "9p",
+    "9pnet_virtio",
+    "virtiofs",  # folders of the host: of the two ways, the kernel for clouds has only this
 )
 
-#: What the kernel is to be told: talk on the first serial port, reboot at once after a panic.
+
+@dataclass(frozen=True)
+class Architecture:
+    """What has to be known of one.
+
+    Attributes:
+        debian: Debian's name for it.
+        kernel: the package that stands for Debian's newest kernel.
+        console: the kernel's name for the first serial port.
+        suite: the Debian to take it from; None: the one that this machine runs.
+    """
+
+    debian: str
+    kernel: str
+    console: str
+    suite: str | None = None
+
+
+ARCHITECTURES = {
+    "x86_64": Architecture("amd64", "linux-image-cloud-amd64", "ttyS0"),
+    # The smaller kernel for clouds can't read the power button here.
+    "aarch64": Architecture("arm64", "linux-image-arm64", "ttyAMA0"),
+    "riscv64": Architecture("riscv64", "linux-image-riscv64", "ttyS0", "trixie"),
+}
+
+#: What the kernel of a PC is to be told: talk on the first serial port, reboot at once after a
+#: panic.
 APPEND = "console=ttyS0 quiet panic=-1"
 
 #: What the shell on the console says when it waits for a command.
@@ -64,6 +96,9 @@ export PATH=/bin PS1='{PROMPT}'
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
+echo /bin/modprobe > /proc/sys/kernel/modprobe
+hostname guest
+ip link set lo up
 
 # Load the modules of the devices that are there, then of those that the first ones brought.
 load_modules() {{
@@ -72,19 +107,72 @@ load_modules() {{
 load_modules
 load_modules
 modprobe -q evdev
+
+for word in $(cat /proc/cmdline); do
+    case $word in
+    login)
+        tty=$(sed 's/.* //' /sys/class/tty/console/active)
+        sed -i "/cttyhack/ s/.*/$tty::respawn:getty -L 115200 $tty vt100/" /etc/inittab
+        ;;
+    network)
+        echo '::once:udhcpc -i eth0 -b >/dev/null 2>&1' >> /etc/inittab
+        echo '::respawn:httpd -f -h /srv' >> /etc/inittab
+        ;;
+    esac
+done
 exec init
 """
 
-# The terminal is made wide so that the shell's line editor doesn't wrap long commands.
-INITTAB = """\
+#: Files in /etc.
+SETTINGS = {
+    # The terminal is made wide so that the shell's line editor doesn't wrap long commands.
+    "inittab": """\
 ::respawn:acpid -f -l /dev/null
+::respawn:uevent /etc/hotplug
 ::respawn:cttyhack sh -c "stty cols 1000; exec sh"
 ::ctrlaltdel:reboot -f
+""",
+    "profile": f"""\
+export PATH=/bin PS1='{PROMPT}'
+[ "$USER" = root ] || PS1='guest$ '
+""",
+    "passwd": """\
+root:$1$guest$IZx/H6r4xlUK.LCvzh6hi/:0:0:root:/root:/bin/sh
+user::1000:1000:user:/tmp:/bin/sh
+""",
+    "group": """\
+root:x:0:
+user:x:1000:
+""",
+    "hosts": """\
+127.0.0.1 localhost guest
+""",
+}
+
+# Run for each device that comes: loads its module.
+HOTPLUG = """\
+#!/bin/sh
+[ "$ACTION" != add ] || [ -z "$MODALIAS" ] || modprobe -q "$MODALIAS"
 """
 
 POWER_BUTTON = """\
 #!/bin/sh
 poweroff -f
+"""
+
+DHCP = """\
+#!/bin/sh
+case $1 in
+bound|renew)
+    ip addr flush dev $interface
+    ip addr add $ip/$mask dev $interface
+    [ -z "$router" ] || ip route replace default via $router
+    echo "nameserver $dns" > /etc/resolv.conf
+    ;;
+deconfig)
+    ip link set $interface up
+    ;;
+esac
 """
 
 
@@ -94,18 +182,22 @@ class GuestBuildError(Exception):
 
 @dataclass(frozen=True)
 class LinuxGuest:
+    """What to boot: a kernel, its initramfs, and what to tell the kernel."""
+
     kernel: Path
     initrd: Path
+    append: str = APPEND
 
 
 def build(cache: Path | None = None, arch: str = "x86_64") -> LinuxGuest:
     """Return the guest from *cache*, building it first where it isn't there yet."""
-    if arch not in PACKAGES:
+    if arch not in ARCHITECTURES:
         raise GuestBuildError(
-            f"no Linux guest for {arch!r}: this script knows {', '.join(sorted(PACKAGES))}"
+            f"no Linux guest for {arch!r}: this script knows {', '.join(sorted(ARCHITECTURES))}"
         )
     directory = (cache or _default_cache()) / f"linux-{arch}-{RECIPE}"
-    guest = LinuxGuest(directory / "vmlinuz", directory / "initrd.gz")
+    append = APPEND.replace("ttyS0", ARCHITECTURES[arch].console)
+    guest = LinuxGuest(directory / "vmlinuz", directory / "initrd.gz", append)
     if _is_whole(directory):
         return guest
     try:
@@ -114,6 +206,8 @@ def build(cache: Path | None = None, arch: str = "x86_64") -> LinuxGuest:
             fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the kernel, however this ends
             if not _is_whole(directory):  # else another process has built it meanwhile
                 _build_into(directory, arch)
+    except DebianError as error:
+        raise GuestBuildError(f"building the Linux guest: {error}") from error
     except OSError as error:
         raise GuestBuildError(
             f"building the Linux guest in {directory}: {error}; make it writable, or set "
@@ -141,7 +235,7 @@ def _build_into(directory: Path, arch: str) -> None:
     shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed
     scratch.mkdir()
     try:
-        result = _build_in(scratch, *PACKAGES[arch])
+        result = _build_in(scratch, arch)
         if directory.exists():  # torn, or it would have been used
             shutil.rmtree(directory)
         result.rename(directory)
@@ -149,201 +243,54 @@ def _build_into(directory: Path, arch: str) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _build_in(scratch: Path, debian_arch: str, kernel_package: str) -> Path:
-    kernel_archive, busybox_archive = _download(kernel_package, debian_arch, scratch)
-    kernel_files = _unpack(kernel_archive, scratch / "kernel")
-    busybox = _unpack(busybox_archive, scratch / "busybox") / "bin" / "busybox"
+def _build_in(scratch: Path, arch: str) -> Path:
+    packages = debian_packages(scratch, arch)
+    # The package of that name is empty: it depends on the newest kernel.
+    newest = [
+        name
+        for name in packages.dependencies(ARCHITECTURES[arch].kernel)
+        if name.startswith("linux-image-")
+    ]
+    root = packages.unpack(*newest, "busybox-static")
     result = scratch / "result"
     result.mkdir()
-    (kernel,) = (kernel_files / "boot").glob("vmlinuz-*")
+    (kernel,) = (root / "boot").glob("vmlinu[xz]-*")
     shutil.move(kernel, result / "vmlinuz")
-    archive = _initramfs(busybox.read_bytes(), kernel_files)
-    (result / "initrd.gz").write_bytes(gzip.compress(archive, compresslevel=6, mtime=0))
+    archive = gzip.compress(_initramfs(root), compresslevel=6, mtime=0)
+    (result / "initrd.gz").write_bytes(archive)
     sizes = {file.name: file.stat().st_size for file in result.iterdir()}
     (result / "complete.json").write_text(json.dumps(sizes))
     return result
 
 
-def _download(kernel_package: str, debian_arch: str, scratch: Path) -> tuple[Path, Path]:
-    """Download the kernel's and busybox's packages, by apt's own lists or else by fresh ones."""
-    for tool in ("apt-get", "apt-cache", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise GuestBuildError(
-                f"building the Linux guest: no {tool} on the PATH. It takes its kernel and "
-                "busybox from Debian's packages: run it on Debian, or give your own kernel and "
-                "initrd to the machine."
-            )
-    # As root, apt would hand the download to a user who may not write here.
-    options = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-    try:
-        return _apt_download(kernel_package, debian_arch, scratch, options)
-    except GuestBuildError:
-        # The machine's lists are missing or stale; only root may renew those, so fetch our own.
-        for kind in ("lists", "cache"):
-            (scratch / kind / "partial").mkdir(parents=True)
-        options += ["-o", f"Dir::State::Lists={scratch / 'lists'}"]
-        options += ["-o", f"Dir::Cache={scratch / 'cache'}"]
-        options += ["-o", "APT::Update::Error-Mode=any"]  # else a failed fetch is but a warning
-        _run(["apt-get", *options, "-q", "update"], scratch)
-        return _apt_download(kernel_package, debian_arch, scratch, options)
+def debian_packages(folder: Path, arch: str) -> DebianPackages:
+    """The packages that fit a guest of that architecture."""
+    architecture = ARCHITECTURES[arch]
+    return DebianPackages(folder, architecture.debian, architecture.suite)
 
 
-def _apt_download(
-    kernel_package: str, debian_arch: str, scratch: Path, options: list[str]
-) -> tuple[Path, Path]:
-    package = f"{kernel_package}:{debian_arch}"
-    depends = _run(["apt-cache", *options, "depends", "--important", package], scratch)
-    # The package by this name is empty: it stands for the newest kernel.
-    newest = re.search(r"Depends: (linux-image-[\w.+-]+)", depends)
-    if newest is None:
-        raise GuestBuildError(
-            f"building the Linux guest: apt knows no kernel behind {package}; it says\n"
-            f"{depends.strip() or '(nothing)'}\nTake Debian's `main` into apt's sources."
-        )
-    archives = []
-    for name in (newest[1], "busybox-static"):
-        _run(["apt-get", *options, "-q", "download", f"{name}:{debian_arch}"], scratch)
-        (archive,) = scratch.glob(f"{name}_*.deb")
-        archives.append(archive)
-    return archives[0], archives[1]
-
-
-def _run(command: list[str], directory: Path) -> str:
-    process = subprocess.run(
-        command,
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C"},
-    )
-    if process.returncode:
-        words = process.stderr.strip() or process.stdout.strip() or "(it said nothing)"
-        raise GuestBuildError(
-            f"building the Linux guest: `{' '.join(command)}` failed with status "
-            f"{process.returncode}:\n{words}\n"
-            "It needs Debian's package archive, by the network or a mirror that apt knows: try "
-            "`apt-get update`."
-        )
-    return process.stdout
-
-
-def _unpack(archive: Path, into: Path) -> Path:
-    _run(["dpkg-deb", "-x", str(archive), str(into)], archive.parent)
-    return into
-
-
-def _initramfs(busybox: bytes, kernel_files: Path) -> bytes:
+def _initramfs(root: Path) -> bytes:
     archive = CpioArchive()
-    for name in ("dev", "proc", "root", "sys", "tmp"):
+    for name in ("dev", "mnt", "proc", "root", "run", "sys", "tmp"):
         archive.directory(name)
-    archive.file("bin/busybox", busybox, executable=True)
+    (busybox,) = [*root.glob("bin/busybox"), *root.glob("usr/bin/busybox")]
+    archive.file("bin/busybox", busybox.read_bytes(), executable=True)
     archive.device("dev/console", 5, 1)  # the kernel opens it before /init runs
     archive.file("init", INIT.encode(), executable=True)
-    archive.file("etc/inittab", INITTAB.encode())
+    for name, text in SETTINGS.items():
+        archive.file(f"etc/{name}", text.encode())
     # Where busybox's acpid looks for what to do about the power button.
     archive.file("etc/acpi/PWRF/00000080", POWER_BUTTON.encode(), executable=True)
-    _add_modules(archive, kernel_files)
+    archive.file("etc/hotplug", HOTPLUG.encode(), executable=True)
+    archive.file("etc/udhcpc/default.script", DHCP.encode(), executable=True)
+    archive.file("srv/index.html", b"Hello from the guest!\n")
+    add_modules(archive, MODULES, root)
     return archive.finish()
-
-
-def _add_modules(archive: CpioArchive, kernel_files: Path) -> None:
-    """Put in :data:`MODULES`, what they depend on, and the two indices that modprobe reads."""
-    (root,) = (kernel_files / "lib" / "modules").iterdir()
-    paths = {path.stem.replace("-", "_"): path for path in root.rglob("*.ko")}
-    information: dict[str, ModuleInformation] = {}
-    pending = [name for name in MODULES if name in paths]  # the others are built in
-    while pending:
-        name = pending.pop()
-        if name not in information:
-            information[name] = _module_information(paths[name].read_bytes())
-            pending += information[name].depends
-
-    target = f"lib/modules/{root.name}"
-    dependencies = aliases = ""
-    for name, module in sorted(information.items()):
-        archive.file(f"{target}/{name}.ko", paths[name].read_bytes())
-        needed = " ".join(f"{other}.ko" for other in _all_dependencies(name, information))
-        dependencies += f"{name}.ko: {needed}\n"
-        aliases += "".join(f"alias {alias} {name}\n" for alias in module.aliases)
-    archive.file(f"{target}/modules.dep", dependencies.encode())
-    archive.file(f"{target}/modules.alias", aliases.encode())
-
-
-@dataclass(frozen=True)
-class ModuleInformation:
-    depends: list[str]
-    aliases: list[str]  # patterns of the devices that the module drives
-
-
-def _module_information(module: bytes) -> ModuleInformation:
-    """What a module says about itself: NUL-separated ``key=value`` strings within it."""
-
-    def values(key: bytes) -> list[str]:
-        return [value.decode() for value in re.findall(rb"\0" + key + rb"=([^\0]+)", module)]
-
-    depends = [name for value in values(b"depends") for name in value.split(",")]
-    return ModuleInformation(depends, values(b"alias"))
-
-
-def _all_dependencies(name: str, information: dict[str, ModuleInformation]) -> list[str]:
-    """Everything that *name* needs loaded, each after what needs it: modprobe goes backwards."""
-    ordered: list[str] = []
-    for direct in information[name].depends:
-        for needed in (direct, *_all_dependencies(direct, information)):
-            if needed in ordered:
-                ordered.remove(needed)
-            ordered.append(needed)
-    return ordered
-
-
-class CpioArchive:
-    """A cpio archive in the ``newc`` format, as the kernel unpacks it into its first root.
-
-    Written here because an unprivileged user can't make the device node that it must hold.
-    """
-
-    def __init__(self) -> None:
-        self._data = io.BytesIO()
-        self._inode = 0
-        self._directories = {"."}
-
-    def directory(self, name: str) -> None:
-        if name not in self._directories:
-            self.directory(str(PurePosixPath(name).parent))
-            self._directories.add(name)
-            self._entry(name, stat.S_IFDIR | 0o755)
-
-    def file(self, name: str, data: bytes, *, executable: bool = False) -> None:
-        self.directory(str(PurePosixPath(name).parent))
-        self._entry(name, stat.S_IFREG | (0o755 if executable else 0o644), data)
-
-    def device(self, name: str, major: int, minor: int) -> None:
-        self._entry(name, stat.S_IFCHR | 0o600, major=major, minor=minor)
-
-    def finish(self) -> bytes:
-        self._entry("TRAILER!!!", 0)
-        return self._data.getvalue()
-
-    def _entry(
-        self, name: str, mode: int, data: bytes = b"", *, major: int = 0, minor: int = 0
-    ) -> None:
-        self._inode += 1
-        encoded = name.encode() + b"\0"
-        # inode, mode, uid, gid, links, mtime, size, device (2), node (2), name size, checksum
-        fields = (self._inode, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(encoded), 0)
-        self._write(b"070701" + b"".join(b"%08X" % field for field in fields) + encoded)
-        self._write(data)
-
-    def _write(self, data: bytes) -> None:
-        """Append *data*, filled up to a multiple of four."""
-        self._data.write(data + bytes(-len(data) % 4))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the Linux guest of the examples.")
-    parser.add_argument("--arch", default="x86_64", choices=sorted(PACKAGES))
+    parser.add_argument("--arch", default="x86_64", choices=sorted(ARCHITECTURES))
     parser.add_argument(
         "--cache",
         type=Path,

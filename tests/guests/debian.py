@@ -9,13 +9,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import re
-import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import linux_guest
-from linux_guest import CpioArchive, GuestBuildError, LinuxGuest
+from debian_packages import DebianError, DebianPackages
+from initramfs import CpioArchive
+from linux_guest import GuestBuildError, LinuxGuest
 
 __all__ = ["GuestBuildError", "linux_with"]
 
@@ -37,22 +38,17 @@ def linux_with(*packages: str, arch: str = "x86_64") -> LinuxGuest:
     try:
         if not whole.exists():
             with tempfile.TemporaryDirectory(dir=whole.parent) as scratch:
-                archive = _archive(packages, linux_guest.PACKAGES[arch][0], Path(scratch))
                 half = Path(scratch) / whole.name
+                archive = _archive(packages, linux_guest.debian_packages(Path(scratch), arch))
                 half.write_bytes(plain.initrd.read_bytes() + gzip.compress(archive, 1, mtime=0))
                 half.replace(whole)  # nobody sees half of it, and building it twice harms nobody
-    except OSError as error:
+    except (OSError, DebianError) as error:
         raise GuestBuildError(f"building a Linux guest in {whole.parent}: {error}") from error
-    return LinuxGuest(plain.kernel, whole)
+    return replace(plain, initrd=whole)
 
 
-def _archive(packages: tuple[str, ...], debian_arch: str, scratch: Path) -> bytes:
-    unpacked = scratch / "unpacked"
-    names = _with_libraries(packages, debian_arch, scratch)
-    # As root, apt would hand the download to a user who may not write here.
-    _run(scratch, "apt-get", "-qo", "APT::Sandbox::User=root", "download", *names)
-    for archive in sorted(scratch.glob("*.deb")):
-        _run(scratch, "dpkg-deb", "-x", str(archive), str(unpacked))
+def _archive(packages: tuple[str, ...], debian: DebianPackages) -> bytes:
+    unpacked = debian.unpack(*_with_libraries(packages, debian))
     cpio = CpioArchive()
     for path in sorted(unpacked.rglob("*")):
         # Debian has merged /usr into /; where a library lies in the package depends on its age.
@@ -64,16 +60,14 @@ def _archive(packages: tuple[str, ...], debian_arch: str, scratch: Path) -> byte
     return cpio.finish()
 
 
-def _with_libraries(packages: tuple[str, ...], debian_arch: str, scratch: Path) -> list[str]:
+def _with_libraries(packages: tuple[str, ...], debian: DebianPackages) -> list[str]:
     found: set[str] = set()
     pending = set(packages)
     while pending:
         found |= pending
-        asked = [f"{name}:{debian_arch}" for name in sorted(pending)]
-        said = _run(scratch, "apt-cache", "depends", "--important", *asked)
-        needed = re.findall(r"^ *(?:Pre)?Depends: (lib[\w.+-]+)", said, re.MULTILINE)
-        pending = set(needed) - found
-    return [f"{name}:{debian_arch}" for name in sorted(found)]
+        needed = debian.dependencies(*sorted(pending))
+        pending = {name for name in needed if name.startswith("lib")} - found
+    return sorted(found)
 
 
 def _target(path: Path, root: Path) -> Path:
@@ -84,22 +78,3 @@ def _target(path: Path, root: Path) -> Path:
         link = os.readlink(path)
         path = root / link.lstrip("/") if link.startswith("/") else path.parent / link
     return path
-
-
-def _run(folder: Path, *command: str) -> str:
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LC_ALL": "C"},
-    )
-    if done.returncode:
-        raise GuestBuildError(
-            f"building a Linux guest: `{' '.join(command)}` failed with status "
-            f"{done.returncode}:\n{done.stderr.strip()}\nIt needs Debian's package archive, as apt "
-            "knows it: try `apt-get update`"
-        )
-    return done.stdout
