@@ -54,6 +54,25 @@ class FakeGuest:
         with self._change():
             self._machine.script(wake=action)
 
+    def on_powerdown(self, action: Callable[[], None]) -> None:
+        """Scripts what it does when its power button is pressed: ``on_powerdown(guest.poweroff)``.
+
+        Args:
+            action: as for :meth:`on_boot`; called after the reply to ``system_powerdown``.
+        """
+        with self._change():
+            self._machine.script(powerdown=action)
+
+    def on_unplug(self, action: Callable[[str], None]) -> None:
+        """Scripts what it does when a device of its is to go: ``on_unplug(guest.accept_unplug)``.
+
+        Args:
+            action: takes what ``device_del`` named, the device's id or path; called after the
+                reply. It is not asked for devices that go without it.
+        """
+        with self._change():
+            self._machine.script(unplug=action)
+
     def poweroff(self) -> None:
         """Powers itself off: SHUTDOWN with ``guest-shutdown``, then QEMU ends.
 

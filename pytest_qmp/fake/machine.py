@@ -107,6 +107,8 @@ class Machine:
         self.dirty_rate = DirtyRate(dialect, clock, has_memory=options.machine != "none")
         self._on_boot: Callable[[], None] | None = None
         self._on_wake: Callable[[], None] | None = None
+        self._on_powerdown: Callable[[], None] | None = None
+        self._on_unplug: Callable[[str], None] | None = None
         self._booted = False
 
     def close(self) -> None:
@@ -182,10 +184,17 @@ class Machine:
         *,
         boot: Callable[[], None] | None = None,
         wake: Callable[[], None] | None = None,
+        powerdown: Callable[[], None] | None = None,
+        unplug: Callable[[str], None] | None = None,
     ) -> None:
-        """Has the guest do something whenever it boots or wakes; it boots now if it runs."""
+        """Has the guest do something whenever it boots, wakes or is asked for something.
+
+        It boots now if it runs.
+        """
         self._on_boot = boot or self._on_boot
         self._on_wake = wake or self._on_wake
+        self._on_powerdown = powerdown or self._on_powerdown
+        self._on_unplug = unplug or self._on_unplug
         self._boot()
 
     def _boot(self, seconds: float = 0.0) -> None:
@@ -288,6 +297,14 @@ class Machine:
     def power_button(self) -> None:
         """Asks the guest to power off; what it makes of that is up to it."""
         self.emit("POWERDOWN", None)
+        self.clock.call_soon(lambda: self._act(self._on_powerdown))
+
+    def unplug_request(self, device: str) -> None:
+        """Asks for a device to go: the guest, where that is up to it; CommandFailed if it can't."""
+        self.devices.remove(device)
+        action = self._on_unplug
+        if action is not None and self.devices.is_leaving(device):
+            self.clock.call_soon(lambda: self._act(lambda: action(device)))
 
     def suspend(self) -> None:
         """The guest goes to sleep."""

@@ -222,6 +222,20 @@ def test_a_guest_acts_whenever_it_boots(make_server: MakeServer, connect: Connec
     assert client.read()["event"] == "SUSPEND"
 
 
+def test_a_guest_answers_what_it_is_asked_for(make_server: MakeServer, connect: Connect) -> None:
+    server = make_server(args=["-M", "pc", "-device", "virtio-net-pci,id=net0"])
+    client = connect(server)
+    server.guest.on_unplug(server.guest.refuse_unplug)
+    assert client.events_then_reply("device_del", id="net0")[0] == []
+    assert client.read()["event"] == "DEVICE_UNPLUG_GUEST_ERROR"
+    server.guest.on_unplug(server.guest.accept_unplug)
+    assert client.events_then_reply("device_del", id="net0")[0] == []
+    assert [client.read()["event"] for _ in range(2)] == ["DEVICE_DELETED"] * 2
+    server.guest.on_powerdown(server.guest.poweroff)
+    assert client.events_then_reply("system_powerdown")[0] == ["POWERDOWN"]
+    assert client.read()["event"] == "SHUTDOWN"
+
+
 def test_a_guest_that_runs_boots_at_once(server: FakeQMPServer, client: LineClient) -> None:
     server.guest.on_boot(server.guest.poweroff)
     assert client.read()["event"] == "SHUTDOWN"

@@ -19,7 +19,7 @@ def device_add(context: Context, arguments: Mapping[str, Any]) -> Any:
 
 @commands.handles("device_del")
 def device_del(context: Context, arguments: Mapping[str, Any]) -> Any:
-    context.machine.devices.remove(arguments["id"])
+    context.machine.unplug_request(arguments["id"])
     return {}
 
 
