@@ -46,7 +46,7 @@ INNER = {
         *("attach_console", "attach_monitor", "attach_nothing"),
         *("ended_abruptly", "finish_writing", "make_devices", "settle", "take_warnings"),
     },
-    pytest_qmp.QMPClient: {"fileno", "wait_for_event_since", "wait_for_news"},
+    pytest_qmp.QMPClient: {"fileno", "want", "wait_for_event_since", "wait_for_news"},
     pytest_qmp.AsyncQMPClient: {"fileno", "wait_for_event_since"},
     pytest_qmp.VirtualMachine: {"explain_end", "label", "started"},
     EventLog: {"append", "extend", "take", "find", "put_back", "rewind", "forget"},

@@ -338,10 +338,10 @@ class BlockingConnection:
         if self.session.failure is not None:
             self.raise_lost("")
 
-    def require_unwatched(self, awaited: str) -> None:
+    def require_unwatched(self, awaited: str, names: tuple[str, ...] = ()) -> None:
         """Raises what the watch has to say, if a wait for events has to end."""
         __tracebackhide__ = True
-        if self._condemned(()):
+        if self._condemned(names):
             self._raise_condemned(awaited)
 
     def _condemned(self, names: tuple[str, ...] | None) -> bool:

@@ -117,13 +117,17 @@ class EventWaiter:
             connection.watch.wanted(found[0][1])
         return found[0][1]
 
-    def wait_for_news(self, seen: int, deadline: Deadline) -> bool:
-        """Waits until the history has had more than ``seen`` events; False at the deadline."""
+    def wait_for_news(self, seen: int, deadline: Deadline, names: tuple[str, ...] = ()) -> bool:
+        """Waits until the history has had more than ``seen`` events; False at the deadline.
+
+        ``names`` are those of the events that the test wants, which then are no verdict.
+        """
+        __tracebackhide__ = True
         connection = self._connected()
-        if connection.wait(lambda: self._events.total > seen, deadline, names=()):
+        if connection.wait(lambda: self._events.total > seen, deadline, names=names):
             return True
         connection.require_open()
-        connection.require_unwatched("news of the machine")
+        connection.require_unwatched("news of the machine", names)
         return False
 
     def expect_event(

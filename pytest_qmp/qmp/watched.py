@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_qmp.qmp.connection import BlockingConnection
+from pytest_qmp.qmp.events import QMPEvent
 from pytest_qmp.qmp.watching import Watch
 
 __all__ = ["WatchedClient"]
@@ -19,6 +20,11 @@ class WatchedClient:
         self._watch = watch
         if self._connection is not None:
             self._connection.watch = watch
+
+    def want(self, event: QMPEvent) -> None:
+        """The test wants this very event: it is no verdict."""
+        if self._watch is not None:
+            self._watch.wanted(event)
 
     def look_again(self) -> None:
         """Makes each wait look at the watch anew; for any thread."""

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import pytest_qmp
-from pytest_qmp.asserts import assert_qmp, assert_status
 from pytest_qmp.errors import QMPCommandError, QMPError
 from pytest_qmp.qmp.deadline import Deadline, seconds
 from pytest_qmp.qmp.messages import Greeting, argument_name, command_name, encode_command
@@ -218,75 +217,3 @@ def test_a_large_reply_does_not_push_the_command_out() -> None:
     lines = format_transcript(entries, limit=2).split("\n")
     assert lines[0].endswith('{"execute":"large"}')
     assert len(lines) == 2
-
-
-# -- assertions ------------------------------------------------------------------------------------
-
-REPLY = [{"device": "d0", "inserted": {"file": "/x", "ro": True}}, {"device": "d1", "3": "three"}]
-
-
-def execute(command: str, arguments: Any = None) -> Any:
-    return {"query-status": {"status": "running"}, "query-block": REPLY, "query-n": 5}[command]
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("0/inserted/file", "/x"),
-        ("[0]/inserted/file", "/x"),
-        ("[0]inserted/ro", True),
-        ("1/device", "d1"),
-        ("1/3", "three"),
-        ("0/inserted", {"file": "/x", "ro": True}),
-        ("", REPLY),
-    ],
-)
-def test_assert_qmp(path: str, value: object) -> None:
-    assert_qmp(execute, "query-block", path, value)
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "told"),
-    [
-        ("0/device", "dx", "'0/device' was to be 'dx', but it is 'd0'"),
-        ("0/devise", "d0", "at '0' is no member 'devise'; did you mean 'device'?"),
-        ("0/devise", "d0", "(members: device, inserted)"),
-        ("2/device", "d0", "at the top is a list of 2, which has no item '2'"),
-        ("x", "d0", "at the top is a list of 2, which has no item 'x'"),
-        ("0/device/x", "d0", "at '0/device' is 'd0', which has no members"),
-        ("0/devise", "d0", '"file": "/x"'),
-    ],
-)
-def test_assert_qmp_says_how_far_the_path_led(path: str, value: object, told: str) -> None:
-    with pytest.raises(AssertionError) as caught:
-        assert_qmp(execute, "query-block", path, value)
-    assert told in str(caught.value)
-    assert "query-block" in str(caught.value)
-
-
-def test_assert_qmp_of_the_whole() -> None:
-    assert_qmp(execute, "query-n", "", 5)
-    with pytest.raises(AssertionError, match="was to be 6, but it is 5"):
-        assert_qmp(execute, "query-n", "", 6)
-
-
-def test_assert_qmp_passes_arguments_on() -> None:
-    asked = []
-
-    def remember(command: str, arguments: Any = None) -> dict[str, int]:
-        asked.append((command, arguments))
-        return {"x": 1}
-
-    assert_qmp(remember, "qom-get", "x", 1, {"path": "/"})
-    assert asked == [("qom-get", {"path": "/"})]
-
-
-def test_assert_status() -> None:
-    assert_status(execute, "running")
-    with pytest.raises(AssertionError, match="to be 'paused', but query-status says 'running'"):
-        assert_status(execute, "paused")
-
-
-def test_assertions_work_on_a_client(connect: Connect) -> None:
-    client = connect(lambda peer: peer.answer("query-status", {"status": "paused"}))
-    assert_status(client.execute, "paused")
