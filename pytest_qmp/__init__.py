@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pytest_qmp.qmp.events import QMPEvent
     from pytest_qmp.qmp.guest_agent import GuestAgentClient, GuestExecResult
     from pytest_qmp.qmp.legacy import QEMUMonitorProtocol
+    from pytest_qmp.vm.capture import Capture
     from pytest_qmp.vm.config import Drive, VMConfig
     from pytest_qmp.vm.console import (
         Console,
@@ -49,11 +50,13 @@ if TYPE_CHECKING:
         ConsoleVerdictError,
     )
     from pytest_qmp.vm.job_story import JobInfo
+    from pytest_qmp.vm.links import Link
     from pytest_qmp.vm.machine import VirtualMachine
     from pytest_qmp.vm.verdicts import Verdict
 
 _HOMES = {
     "AsyncQMPClient": "pytest_qmp.qmp.aio",
+    "Capture": "pytest_qmp.vm.capture",
     "Console": "pytest_qmp.vm.console",
     "ConsoleEOFError": "pytest_qmp.vm.console",
     "ConsoleTimeoutError": "pytest_qmp.vm.console",
@@ -64,6 +67,7 @@ _HOMES = {
     "GuestAgentClient": "pytest_qmp.qmp.guest_agent",
     "GuestExecResult": "pytest_qmp.qmp.guest_agent",
     "JobInfo": "pytest_qmp.vm.job_story",
+    "Link": "pytest_qmp.vm.links",
     "NeedsRealGuestError": "pytest_qmp.errors",
     "QEMUMonitorProtocol": "pytest_qmp.qmp.legacy",
     "QEMUNotFoundError": "pytest_qmp.errors",
@@ -94,6 +98,7 @@ _HOMES = {
 
 __all__ = [
     "AsyncQMPClient",
+    "Capture",
     "Console",
     "ConsoleEOFError",
     "ConsoleTimeoutError",
@@ -104,6 +109,7 @@ __all__ = [
     "GuestAgentClient",
     "GuestExecResult",
     "JobInfo",
+    "Link",
     "NeedsRealGuestError",
     "QEMUMonitorProtocol",
     "QEMUNotFoundError",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_qmp.qmp.client import QMPClient
     from pytest_qmp.settings import QMPSettings
     from pytest_qmp.vm.config import VMConfig
+    from pytest_qmp.vm.links import Link
     from pytest_qmp.vm.machine import VirtualMachine
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "_qmp_qemu",
     "qmp_client",
     "qmp_fake_server",
+    "qmp_link",
     "qmp_settings",
     "qmp_vm",
     "qmp_vm_config",
@@ -105,6 +107,15 @@ def qmp_vm_factory(
     release_ended(request.config)
     for machine in started:
         _report_faults(machine.check)
+
+
+@pytest.fixture
+def qmp_link() -> Iterator[Link]:
+    """A private network for the test's machines: ``qmp_vm_factory(links=[qmp_link])``."""
+    from pytest_qmp.vm.links import Link
+
+    with Link() as link:
+        yield link
 
 
 @pytest.fixture

@@ -129,6 +129,8 @@ def _files(machine: VirtualMachine) -> Iterator[tuple[str, bytes]]:
     for name, data in machine.console_logs.items():
         safe = re.sub(r"[^\w.-]", "_", name)
         yield f"console-{safe}.log", data
+    for name, capture in machine.captures.items():
+        yield f"{name}.pcap", capture.data
     yield "qemu.log", machine.stderr.encode("utf-8", "replace")
     if machine.argv:
         held = starts_held(machine.config)
@@ -139,8 +141,12 @@ def _files(machine: VirtualMachine) -> Iterator[tuple[str, bytes]]:
 def _rerun(argv: Sequence[str]) -> str:
     # The descriptors are gone with the run: a socket of that name stands for each.
     words = [
-        f"socket,id={found[1]},path={found[1]}.sock,server=on,wait=off" if found else word
-        for word in argv
+        _shared_network(found[1])
+        if found and before == "-netdev"
+        else f"socket,id={found[1]},path={found[1]}.sock,server=on,wait=off"
+        if found
+        else word
+        for before, word in zip(("", *argv), argv, strict=False)
         for found in [_OUR_SOCKET.fullmatch(word)]
     ]
     return (
@@ -148,6 +154,11 @@ def _rerun(argv: Sequence[str]) -> str:
         "# Starts the same machine by hand; its monitors and consoles are sockets in this folder.\n"
         f'cd "$(dirname "$0")" && exec {shlex.join(words)} "$@"\n'
     )
+
+
+def _shared_network(name: str) -> str:
+    # All machines that are started so are on one network, of this host alone.
+    return f"socket,id={name},mcast=239.192.0.1:5558,localaddr=127.0.0.1"
 
 
 def _describe(machine: VirtualMachine, ask: bool) -> dict[str, Any]:

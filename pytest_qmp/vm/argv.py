@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_qmp.errors import VMConfigError
 from pytest_qmp.vm.config import Drive, VMConfig, memory_bytes
+from pytest_qmp.vm.network_argv import network_argv
 
 __all__ = ["AGENT", "build_argv", "default_machine", "option", "required_files", "starts_held"]
 
@@ -76,6 +77,7 @@ def build_argv(
     monitors: Mapping[str, int],
     consoles: Mapping[str, int],
     agent: int | None = None,
+    links: Sequence[int] = (),
 ) -> tuple[str, ...]:
     """The whole command line.
 
@@ -86,6 +88,7 @@ def build_argv(
         monitors: descriptors of the QMP sockets that QEMU inherits, by the name of the chardev.
         consoles: descriptors of the serial ports' sockets, by name.
         agent: descriptor of the guest agent's socket, if it has a port.
+        links: descriptors of the connections to ``config.links``, in order.
 
     Raises:
         VMConfigError: for a device or drive that can't be described.
@@ -121,6 +124,7 @@ def build_argv(
         argv += ["-drive", _drive_option(_drive(drive))]
     for device in config.devices:
         argv += ["-device", _device_option(device)]
+    argv += network_argv(config, arch, machine, links)
     for name, fd in monitors.items():
         # Not -mon, of which QEMU 11.1 warns at every start.
         argv += ["-chardev", option("socket", id=name, fd=fd), "-qmp", f"chardev:{name}"]

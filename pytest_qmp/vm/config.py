@@ -7,10 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_qmp.errors import VMConfigError
 from pytest_qmp.text import nearest
+from pytest_qmp.vm.network_config import NetworkLike, PortLike, check_network, checked_ports
+
+if TYPE_CHECKING:
+    from pytest_qmp.vm.links import Link, LinkEnd
 
 __all__ = ["ARCHITECTURES", "Drive", "PathLike", "VMConfig", "memory_bytes"]
 
@@ -102,6 +106,17 @@ class VMConfig:
             ``devices`` say of them: numbers, or open files and sockets.
         guest_agent: True gives the guest a virtio-serial port for QEMU's guest agent, which
             ``vm.guest`` then speaks to.
+        network: True or ``"restricted"`` gives the guest a network card on QEMU's user-mode
+            network (DHCP, ports forwarded to it) through which it reaches nothing outside;
+            ``"user"`` also lets it reach what this host reaches; None: such a card only where
+            ``ports`` needs it; False: none.
+        ports: ports of the guest to forward from free ones of 127.0.0.1: ``[22, ("udp", 53)]``;
+            see ``vm.ports``.
+        links: private networks, each of which gets a card: ``Link`` objects, or ends of them.
+        nic: the model of these cards, in QEMU's option language; default: virtio's for the
+            machine.
+        capture: True captures what goes over each card from the first frame on, for
+            ``vm.captures`` and the artifacts.
         paused: True starts with the CPUs stopped (``-S``).
         name: for ``query-name``, reports and messages.
         uuid: for ``query-uuid``.
@@ -138,6 +153,11 @@ class VMConfig:
     env: Mapping[str, str] = field(default_factory=dict)
     pass_fds: Sequence[int | SupportsFileno] = ()
     guest_agent: bool = False
+    network: NetworkLike = None
+    ports: Sequence[PortLike] = ()
+    links: Sequence[Link | LinkEnd] = ()
+    nic: str | None = None
+    capture: bool = False
     paused: bool = False
     name: str | None = None
     uuid: str | None = None
@@ -146,9 +166,11 @@ class VMConfig:
     console_watch: Mapping[str, str] | Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
-        for name in ("drives", "devices", "consoles", "args", "pass_fds"):
+        for name in ("drives", "devices", "consoles", "args", "pass_fds", "ports", "links"):
             value = getattr(self, name)
-            if isinstance(value, (str, bytes, os.PathLike, Mapping)):
+            if isinstance(value, (str, bytes, os.PathLike, Mapping)) or not hasattr(
+                value, "__iter__"
+            ):
                 raise VMConfigError(
                     f"VMConfig.{name} is a list, as in {name}=[{value!r}], not {value!r}"
                 )
@@ -157,6 +179,8 @@ class VMConfig:
             for value in getattr(self, name):
                 if not isinstance(value, str):
                     raise VMConfigError(f"VMConfig.{name} holds texts, not {value!r}")
+        object.__setattr__(self, "ports", checked_ports(self.ports))
+        check_network(self)
         object.__setattr__(self, "allow", _checked_kinds(self.allow))
         object.__setattr__(self, "console_watch", _checked_patterns(self.console_watch))
         if self.backend not in (None, "qemu", "fake"):

@@ -30,7 +30,10 @@ class FakeMachine:
     pid: int | None = None
 
     def __init__(self, config: VMConfig) -> None:
-        self.argv = build_argv(config, f"qemu-system-{config.arch or 'x86_64'}", "tcg", {}, {})
+        # Nothing goes over its links: their descriptors are but numbers.
+        links = range(len(config.links))
+        qemu = f"qemu-system-{config.arch or 'x86_64'}"
+        self.argv = build_argv(config, qemu, "tcg", {}, {}, links=links)
         self._emulate = config.emulate or DEFAULT_EMULATION
         self.server = FakeQMPServer(self._emulate, args=self.argv[1:])
         self._idle: list[socket.socket] = []

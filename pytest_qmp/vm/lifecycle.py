@@ -87,8 +87,7 @@ class MachineLife(MachineIdentity):
                 peer=self._peer_name(),
             )
             self._oversight.watch_machine(deadline)
-            if self._backend.kind != "external" and starts_held(self.config):
-                self._let_go(self._qmp, deadline)
+            self._begin(self._qmp, deadline)
         except BaseException as error:
             try:
                 failure = self._launch_failure(error)
@@ -102,6 +101,11 @@ class MachineLife(MachineIdentity):
         self._qmp.watch(self._oversight.board)
         self._oversight.board.add_wait(self._qmp.look_again)
         return self
+
+    def _begin(self, qmp: QMPClient, deadline: Deadline) -> None:
+        """What comes between the machine's first words and the test."""
+        if self._backend.kind != "external" and starts_held(self.config):
+            self._let_go(qmp, deadline)
 
     def _let_go(self, qmp: QMPClient, deadline: Deadline) -> None:
         # What the guest does at once is no failure of the start: the test's first wait meets it.

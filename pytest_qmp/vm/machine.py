@@ -10,6 +10,8 @@ from pytest_qmp.vm.config import VMConfig, check_names
 from pytest_qmp.vm.host import arch_of_binary
 from pytest_qmp.vm.jobs import MachineJobs
 from pytest_qmp.vm.lifecycle import require_files
+from pytest_qmp.vm.network import MachineNetwork
+from pytest_qmp.vm.network_config import ends_of
 from pytest_qmp.vm.ports import MachinePorts
 from pytest_qmp.vm.power import MachinePower
 from pytest_qmp.vm.process import QEMUProcess
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["VirtualMachine"]
 
 
-class VirtualMachine(MachinePorts, MachinePower, MachineAssertions, MachineJobs):
+class VirtualMachine(MachinePorts, MachinePower, MachineAssertions, MachineJobs, MachineNetwork):
     """A machine: QEMU in a process of its own, the fake, or a QEMU that somebody else runs.
 
     Start it with ``start()`` or as a context manager, which also ends it.
@@ -47,6 +49,8 @@ class VirtualMachine(MachinePorts, MachinePower, MachineAssertions, MachineJobs)
         if config.arch is None:
             named = arch_of_binary(config.qemu) if config.qemu is not None else None
             config = config.replace(arch=named or "x86_64")
+        if config.links:
+            config = config.replace(links=ends_of(config.links))
         require_files(config)
         super().__init__(config, _backend(config))
 

@@ -20,6 +20,7 @@ from pytest_qmp.vm.argv import build_argv
 from pytest_qmp.vm.backend import Wires
 from pytest_qmp.vm.config import VMConfig
 from pytest_qmp.vm.host import choose_accelerator, find_qemu, qemu_version
+from pytest_qmp.vm.network_config import ends_of
 
 __all__ = ["QEMUProcess", "describe_exit"]
 
@@ -86,6 +87,9 @@ class QEMUProcess:
                 our.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CONSOLE_BUFFER)
                 their.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CONSOLE_BUFFER)
             fds = [their.fileno() for _, their in pairs]
+            links = [
+                theirs.enter_context(end.connect()).fileno() for end in ends_of(self._config.links)
+            ]
             self.argv = build_argv(
                 self._config,
                 self._qemu,
@@ -93,9 +97,10 @@ class QEMUProcess:
                 dict(zip(_MONITORS, fds, strict=False)),
                 dict(zip(consoles, fds[len(_MONITORS) :], strict=False)),
                 fds[-1] if self._config.guest_agent else None,
+                links,
             )
             self._stderr = _unnamed_file()
-            self._spawn(fds)
+            self._spawn([*fds, *links])
             ours.pop_all()
         monitor, second, *sockets = (our for our, _ in pairs)
         agent = sockets.pop() if self._config.guest_agent else None
