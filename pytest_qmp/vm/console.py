@@ -2,84 +2,64 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import re
 import select
 import socket
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pexpect
 from pexpect.spawnbase import SpawnBase
 
-from pytest_qmp.errors import (
-    QMPDisconnectedError,
-    QMPTimeoutError,
-    VMGoneError,
-    VMVerdictError,
-)
 from pytest_qmp.qmp.deadline import Deadline, limits
 from pytest_qmp.text import last_lines
+from pytest_qmp.vm.console_errors import (
+    ConsoleCommandError,
+    ConsoleEOFError,
+    ConsoleLoginError,
+    ConsoleTimeoutError,
+    ConsoleVerdictError,
+)
+from pytest_qmp.vm.console_shell import ConsoleShell
+from pytest_qmp.vm.expecter import Ending, expecting
+from pytest_qmp.vm.searching import Found, Searcher
 from pytest_qmp.vm.stream import OutputStream
+from pytest_qmp.vm.unread import UnreadText
 from pytest_qmp.vm.verdict_board import VerdictBoard
 
-__all__ = ["Console", "ConsoleEOFError", "ConsoleTimeoutError", "ConsoleVerdictError"]
+__all__ = [
+    "Console",
+    "ConsoleCommandError",
+    "ConsoleEOFError",
+    "ConsoleLoginError",
+    "ConsoleTimeoutError",
+    "ConsoleVerdictError",
+]
 
 _READ_SIZE = 65536
 # How long a guest that takes nothing is waited for until the verdicts are looked at again.
 _LONGEST_SLEEP = 0.01
 _ENDS = frozenset({"shutdown", "exit"})
+# What of a long ``before`` outlives the machine.
+_KEPT_BEFORE = 1 << 20
 
 if TYPE_CHECKING:
-    import codecs
-
     # pexpect is generic for type checkers only.
     _Spawn = SpawnBase[str]
 else:
     _Spawn = SpawnBase
 
 
-class ConsoleTimeoutError(QMPTimeoutError, pexpect.TIMEOUT):
-    """What was expected did not come. Also a ``pexpect.TIMEOUT``."""
-
-    __module__ = "pytest_qmp"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.value = message
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-
-class ConsoleEOFError(QMPDisconnectedError, pexpect.EOF):
-    """The guest's side closed before what was expected came. Also a ``pexpect.EOF``."""
-
-    __module__ = "pytest_qmp"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.value = message
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-
-class ConsoleVerdictError(VMGoneError, ConsoleEOFError):
-    """Something happened to the machine, so that nothing more can come. Also a ``pexpect.EOF``."""
-
-    __module__ = "pytest_qmp"
-
-    def __init__(self, error: VMVerdictError) -> None:
-        VMVerdictError.__init__(self, str(error), kind=error.kind, verdict=error.verdict)
-        self.value = str(error)
-
-
-class Console(_Spawn):
+class Console(ConsoleShell, _Spawn):
     """A pexpect spawn on a serial port: ``expect``, ``expect_exact``, ``send``, ``sendline``, ….
 
     All of it is pexpect's own, but: what a guest writes is drained in the background from its
-    first byte on, a failed expect shows the guest's last lines, and the errors are also
-    ``QMPError``. It speaks text; what is no UTF-8 becomes U+FFFD.
+    first byte on, a pattern is searched for in all of it and found however it came in pieces, a
+    failed expect shows the guest's last lines, and the errors are also ``QMPError``. It speaks
+    text; what is no UTF-8 becomes U+FFFD.
 
     Args:
         name: of the port, for messages.
@@ -92,14 +72,14 @@ class Console(_Spawn):
 
     if TYPE_CHECKING:
         # What pexpect's type stubs leave out of its contract for subclasses.
-        _decoder: codecs.IncrementalDecoder
-        before: str
         after: Any
         match: Any
 
         def _log(self, text: str, direction: str) -> None: ...
 
         def _coerce_send_string(self, text: str | bytes) -> str: ...
+
+        def _pattern_type_err(self, pattern: object) -> NoReturn: ...
 
     def __init__(
         self,
@@ -111,6 +91,8 @@ class Console(_Spawn):
         explain_end: Callable[[], str],
         board: VerdictBoard,
     ) -> None:
+        self._unread = UnreadText(stream, lambda text: self._log(text, "read"))
+        self._before: str | tuple[int, int] | None = None
         super().__init__(
             timeout=timeout, maxread=_READ_SIZE, encoding="utf-8", codec_errors="replace"
         )
@@ -139,27 +121,68 @@ class Console(_Spawn):
 
     def close(self) -> None:
         """Stops using the port; the machine runs on."""
+        if isinstance(self._before, tuple):
+            # The log may go with the machine.
+            start, end = self._before
+            self._before = self._decoded(max(start, end - _KEPT_BEFORE), end)
         self.closed = True
 
+    @property
+    def before(self) -> str | None:
+        """The text before what was found, or all that nothing has matched where nothing was.
+
+        It is read from the log when it is asked for, so that a long one costs memory only then.
+        """
+        if isinstance(self._before, tuple):
+            return self._decoded(*self._before)
+        return self._before
+
+    @before.setter
+    def before(self, text: Any) -> None:
+        # pexpect's constructor lays a buffer of its own here, which is not used.
+        self._before = text if isinstance(text, str) else None
+
+    @property
+    def buffer(self) -> str:
+        """All that has come and that nothing has matched. What is put here takes its place."""
+        held = self._unread.buffered()
+        if held is not None:
+            return held
+        return self._decoded(self._unread.start, self._stream.size)
+
+    @buffer.setter
+    def buffer(self, text: str) -> None:
+        self._unread.replace(text)
+
+    def _decoded(self, start: int, end: int) -> str:
+        return self._stream.read_at(start, end - start).decode("utf-8", "replace")
+
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> str:
-        """pexpect's primitive: the next text, at most ``size`` bytes of it.
+        """pexpect's primitive: the next text that nothing has matched.
+
+        Args:
+            size: how many characters at most.
+            timeout: seconds to wait for the first; -1: the console's; None: no limit.
 
         Raises:
             pexpect.TIMEOUT: nothing came in time.
             pexpect.EOF: the guest's side has closed, and all was read.
         """
-        deadline = Deadline(self.timeout if timeout == -1 else timeout)
-        data = self._stream.read(size, deadline, self._patience)
-        if data is None:
+        __tracebackhide__ = True
+        deadline = limits.deadline(self.timeout if timeout == -1 else timeout)
+        self._awaited = "text", False
+        try:
+            found = self._found_by(Searcher([_ANYTHING]), deadline, settle=False)
+        except Ending as ending:
+            if ending.ended:
+                self.flag_eof = True
+                raise pexpect.EOF("the guest's side has closed") from None
             if self._patience() <= 0:
                 self._raise_verdict(gone=False)
-            raise pexpect.TIMEOUT("nothing came")
-        if not data:
-            self.flag_eof = True
-            raise pexpect.EOF("the guest's side has closed")
-        text = str(self._decoder.decode(data, final=False))
-        self._log(text, "read")
-        return text
+            raise pexpect.TIMEOUT("nothing came") from None
+        text = found.match.string[:size]
+        self._unread.consume(len(text))
+        return str(text)
 
     def _patience(self) -> float:
         """Seconds that it makes sense to wait for more, by what is known of the machine."""
@@ -264,49 +287,148 @@ class Console(_Spawn):
         """
         __tracebackhide__ = True
         patterns = self.compile_pattern_list(pattern)
-        return self.expect_list(patterns, timeout, searchwindowsize, more.pop("async", async_))
+        return self.expect_list(patterns, timeout, searchwindowsize, async_, **more)
 
     def expect_list(
-        self, pattern_list: list[Any], timeout: Any = -1, *rest: Any, **more: Any
-    ) -> Any:
-        """pexpect's own, with our words when it fails."""
-        __tracebackhide__ = True
-        wanted = [getattr(one, "pattern", one) for one in pattern_list]
-        return self._explained(super().expect_list, pattern_list, wanted, timeout, rest, more)
-
-    def expect_exact(self, pattern_list: Any, timeout: Any = -1, *rest: Any, **more: Any) -> Any:
-        """pexpect's own, with our words when it fails."""
-        __tracebackhide__ = True
-        wanted = list(pattern_list) if isinstance(pattern_list, (list, tuple)) else [pattern_list]
-        return self._explained(super().expect_exact, pattern_list, wanted, timeout, rest, more)
-
-    def _explained(
         self,
-        expect: Callable[..., Any],
-        patterns: Any,
-        wanted: list[Any],
-        timeout: Any,
-        rest: tuple[Any, ...],
-        more: dict[str, Any],
+        pattern_list: list[Any],
+        timeout: float | None = -1,
+        searchwindowsize: int | None = -1,
+        async_: bool = False,
+        **more: Any,
+    ) -> Any:
+        """As ``expect``, for a list of compiled patterns."""
+        __tracebackhide__ = True
+        async_ = _async_of(more, async_)
+        for one in pattern_list:
+            if one not in (pexpect.EOF, pexpect.TIMEOUT) and not isinstance(one, re.Pattern):
+                self._pattern_type_err(one)
+        return self._expect(pattern_list, timeout, searchwindowsize, async_)
+
+    def expect_exact(
+        self,
+        pattern_list: Any,
+        timeout: float | None = -1,
+        searchwindowsize: int | None = -1,
+        async_: bool = False,
+        **more: Any,
+    ) -> Any:
+        """As ``expect``, for plain texts."""
+        __tracebackhide__ = True
+        async_ = _async_of(more, async_)
+        if isinstance(pattern_list, str) or pattern_list in (pexpect.EOF, pexpect.TIMEOUT):
+            pattern_list = [pattern_list]
+        if not isinstance(pattern_list, Iterable):
+            self._pattern_type_err(pattern_list)
+        wanted = list(pattern_list)
+        for one in wanted:
+            if one not in (pexpect.EOF, pexpect.TIMEOUT) and not isinstance(one, str):
+                self._pattern_type_err(one)
+        return self._expect(wanted, timeout, searchwindowsize, async_)
+
+    def expect_loop(
+        self, searcher: Any, timeout: float | None = -1, searchwindowsize: int | None = -1
+    ) -> Any:
+        """As ``expect``, for one of pexpect's searchers."""
+        __tracebackhide__ = True
+        known = getattr(searcher, "_searches", None) or getattr(searcher, "_strings", [])
+        wanted = dict(known)
+        if searcher.eof_index >= 0:
+            wanted[searcher.eof_index] = pexpect.EOF
+        if searcher.timeout_index >= 0:
+            wanted[searcher.timeout_index] = pexpect.TIMEOUT
+        return self._expect([wanted[n] for n in sorted(wanted)], timeout, searchwindowsize, False)
+
+    def _expect(
+        self, wanted: list[Any], timeout: float | None, window: int | None, async_: bool
     ) -> Any:
         __tracebackhide__ = True
-        names = " or ".join(repr(one) for one in wanted if isinstance(one, str)) or "its end"
+        searcher = Searcher(wanted, self.searchwindowsize if window == -1 else window)
         deadline = limits.deadline(self.timeout if timeout == -1 else timeout)
-        self._awaited = names, any(one is pexpect.EOF for one in wanted)
+        self._awaited = _names(wanted), searcher.eof_index >= 0
+        if async_:
+            return self._expect_async(searcher, deadline)
         try:
-            return expect(patterns, deadline.remaining(), *rest, **more)
-        except pexpect.TIMEOUT:
-            failure: Exception = ConsoleTimeoutError(
+            return self._take(self._found_by(searcher, deadline))
+        except Ending as ending:
+            return self._nothing_found(searcher, deadline, ending.ended)
+
+    async def _expect_async(self, searcher: Searcher, deadline: Deadline) -> int:
+        __tracebackhide__ = True
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+        remove = self._stream.add_listener(lambda: loop.call_soon_threadsafe(news.set))
+        steps = expecting(self._unread, self._stream, searcher, deadline, self._patience)
+        try:
+            while True:
+                news.clear()
+                position, looks, seconds = next(steps)
+                if self._stream.is_news(position, looks):
+                    continue
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(news.wait(), seconds)
+        except StopIteration as stop:
+            found: Found = stop.value
+        except Ending as ending:
+            return self._nothing_found(searcher, deadline, ending.ended)
+        finally:
+            remove()
+        return self._take(found)
+
+    def _found_by(self, searcher: Searcher, deadline: Deadline, *, settle: bool = True) -> Found:
+        steps = expecting(
+            self._unread, self._stream, searcher, deadline, self._patience, settle=settle
+        )
+        try:
+            while True:
+                self._stream.wait_beyond(*next(steps))
+        except StopIteration as stop:
+            found: Found = stop.value
+            return found
+
+    def _take(self, found: Found) -> int:
+        self._before = self._unread.before(found.start)
+        self.after = self._unread.text[found.start : found.end]
+        self.match = found.match
+        self.match_index = found.index
+        self._unread.consume(found.end)
+        return found.index
+
+    def _nothing_found(self, searcher: Searcher, deadline: Deadline, ended: bool) -> int:
+        __tracebackhide__ = True
+        self._before = self._unread.before(self._unread.length)
+        kind, index = (
+            (pexpect.EOF, searcher.eof_index)
+            if ended
+            else (pexpect.TIMEOUT, searcher.timeout_index)
+        )
+        if not ended and self._patience() <= 0:
+            self._raise_verdict(gone=False)
+        self.after = kind
+        self.match = kind if index >= 0 else None
+        self.match_index = index if index >= 0 else None
+        if ended:
+            self.flag_eof = True
+            self._unread.skip(self._stream.size)
+        if index >= 0:
+            return index
+        names, _ = self._awaited
+        if not ended:
+            raise ConsoleTimeoutError(
                 f"waited {deadline.words} for {names} at the console {self.name}, in vain.\n"
                 f"{self._shown()}"
             )
-        except pexpect.EOF:
-            self._raise_verdict(gone=True)
-            failure = ConsoleEOFError(
-                f"the console {self.name} closed while {names} was awaited "
-                f"(for {deadline.elapsed:.1f} s): {self._ended()}\n{self._shown()}"
-            )
-        raise failure from None
+        self._raise_verdict(gone=True)
+        raise ConsoleEOFError(
+            f"the console {self.name} closed while {names} was awaited "
+            f"(for {deadline.elapsed:.1f} s): {self._ended()}\n{self._shown()}"
+        )
+
+    def _raise_if_over(self, ending: Ending, deadline: Deadline) -> None:
+        """Raises what ended a wait before its time."""
+        __tracebackhide__ = True
+        if ending.ended or self._patience() <= 0:
+            self._nothing_found(Searcher([]), deadline, ending.ended)
 
     def _ended(self) -> str:
         return self._explain_end() or "the guest's side has closed"
@@ -316,3 +438,19 @@ class Console(_Spawn):
         if not tail:
             return "The guest has written nothing at it."
         return "Its last lines:\n" + "\n".join(f"  | {line}" for line in tail.split("\n"))
+
+
+_ANYTHING = re.compile(".", re.DOTALL)
+
+
+def _async_of(more: dict[str, Any], async_: bool) -> bool:
+    """pexpect's ``async``, which no parameter can be called any more."""
+    async_ = more.pop("async", async_)
+    if more:
+        raise TypeError(f"unknown keyword arguments: {', '.join(more)}")
+    return async_
+
+
+def _names(wanted: Iterable[Any]) -> str:
+    texts = [one if isinstance(one, str) else getattr(one, "pattern", None) for one in wanted]
+    return " or ".join(repr(one) for one in texts if one is not None) or "its end"

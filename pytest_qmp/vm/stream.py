@@ -1,8 +1,7 @@
-"""What a guest wrote to one of its ports: all of it, on disk, with a place for who reads it."""
+"""What a guest wrote to one of its ports: all of it, on disk."""
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import threading
@@ -17,7 +16,7 @@ _QUIET_SECONDS = 0.005
 
 
 class OutputStream:
-    """A log that grows in the background and is read from where the reader left off.
+    """A log that grows in the background, and is read from any place.
 
     The whole text lies in an unnamed temporary file, so that memory stays bounded and nothing is
     left when the process ends, however it ends.
@@ -28,10 +27,10 @@ class OutputStream:
         self._file = tempfile.TemporaryFile(prefix="pytest-qmp-", buffering=0)  # noqa: SIM115
         self._changed = threading.Condition()
         self._size = 0
-        self._position = 0
         self._ended = False
         self._last = b""
         self._looks = 0
+        self._listeners: list[Callable[[], object]] = []
 
     def feed(self, data: bytes) -> None:
         """Adds what came; ``b""`` is the end."""
@@ -41,49 +40,63 @@ class OutputStream:
                 self._size += len(data)
             elif not data:
                 self._ended = True
-            self._changed.notify_all()
+            self._tell()
 
-    def read(
-        self, size: int, deadline: Deadline, patience: Callable[[], float] | None = None
-    ) -> bytes | None:
-        """The next bytes that nobody has read.
+    def read_at(self, position: int, size: int) -> bytes:
+        """What was written from a position on, at most ``size`` bytes of it; waits for nothing."""
+        with self._changed:
+            if self._file.closed:
+                # Of what was dropped, the end is left.
+                return self._last[max(0, position - self._size + len(self._last)) :][:size]
+            return os.pread(self._file.fileno(), min(size, self._size - position), position)
+
+    def wait_beyond(self, position: int, looks: int, seconds: float | None) -> None:
+        """Waits until there is more than that many bytes, or the end.
 
         Args:
-            size: how many at most.
-            deadline: of the wait for them.
-            patience: how many more seconds it makes sense to wait; asked anew at each
-                ``look_again()``.
-
-        Returns:
-            At most ``size`` bytes; ``b""`` at the end; None at the deadline, or when there is no
-            more patience.
+            position: how many bytes are known.
+            looks: what ``looks`` was when it was decided to wait: a ``look_again()`` since then
+                ends it.
+            seconds: at most; None: no limit.
         """
         with self._changed:
-            self._wait_for_more(deadline, patience)
-            if self._position < self._size:
-                data = os.pread(self._file.fileno(), size, self._position)
-                self._position += len(data)
-                return data
-            return b"" if self._ended else None
+            self._changed.wait_for(lambda: self.is_news(position, looks), seconds)
 
-    def _wait_for_more(self, deadline: Deadline, patience: Callable[[], float] | None) -> None:
-        while self._position >= self._size and not self._ended:
-            looks = self._looks
-            limit = math.inf if patience is None else patience()
-            left = deadline.remaining()
-            limit = limit if left is None else min(limit, left)
-            if limit <= 0:
-                return
-            self._changed.wait_for(
-                lambda: self._position < self._size or self._ended or self._looks != looks,  # noqa: B023
-                None if limit == math.inf else limit,
-            )
+    def is_news(self, position: int, looks: int) -> bool:
+        """Whether ``wait_beyond()`` with the same arguments would return at once."""
+        return self._size > position or self._ended or self._looks != looks
+
+    @property
+    def looks(self) -> int:
+        """How often ``look_again()`` was called."""
+        return self._looks
+
+    @property
+    def ended(self) -> bool:
+        """True once nothing more comes."""
+        return self._ended
+
+    def add_listener(self, call: Callable[[], object]) -> Callable[[], None]:
+        """Calls something, in the background, at each news; what it returns ends that."""
+        with self._changed:
+            self._listeners.append(call)
+
+        def remove() -> None:
+            with self._changed:
+                self._listeners.remove(call)
+
+        return remove
+
+    def _tell(self) -> None:
+        self._changed.notify_all()
+        for call in self._listeners:
+            call()
 
     def look_again(self) -> None:
         """Makes each reader that waits ask its patience anew; for any thread."""
         with self._changed:
             self._looks += 1
-            self._changed.notify_all()
+            self._tell()
 
     def settle(self, deadline: Deadline, *, until_end: bool) -> None:
         """Waits until nothing more comes for a moment, or its end; not beyond the deadline."""
@@ -125,13 +138,12 @@ class OutputStream:
         """Ends it for readers: nothing more comes. Idempotent."""
         with self._changed:
             self._ended = True
-            self._changed.notify_all()
+            self._tell()
 
     def close(self) -> None:
         """Ends it for readers and drops the log, but for its last lines. Idempotent."""
         with self._changed:
             self._last = self.tail()
             self._ended = True
-            self._size = self._position = 0
             self._file.close()
-            self._changed.notify_all()
+            self._tell()
