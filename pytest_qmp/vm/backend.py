@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pytest_qmp.qmp.deadline import Deadline
+from pytest_qmp.vm.config import VMConfig
 
 __all__ = ["Backend", "Wires"]
 
@@ -42,6 +43,9 @@ class Backend(Protocol):
     @property
     def description(self) -> str:
         """What runs it, for the header: binary, version and accelerator."""
+
+    def configure(self, config: VMConfig) -> None:
+        """Takes another config than it was made with, before the start."""
 
     def start(self, consoles: Sequence[str], deadline: Deadline) -> Wires:
         """Starts it."""

@@ -9,6 +9,7 @@ from pytest_qmp.qmp.address import AddressLike, parse_address
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.transport import connect_socket
 from pytest_qmp.vm.backend import Wires
+from pytest_qmp.vm.config import VMConfig
 
 __all__ = ["ExternalMachine"]
 
@@ -34,6 +35,9 @@ class ExternalMachine:
     def description(self) -> str:
         """Such as ``the QEMU at unix:/run/qmp.sock``."""
         return f"the QEMU at {self.address}"
+
+    def configure(self, config: VMConfig) -> None:
+        """How it was started is not ours to say."""
 
     def start(self, consoles: Sequence[str], deadline: Deadline) -> Wires:
         """Connects.
