@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         QMPError,
         QMPProtocolError,
         QMPTimeoutError,
+        ScreenMismatchError,
         UnmodelledCommandError,
         VMConfigError,
         VMError,
@@ -42,16 +43,22 @@ if TYPE_CHECKING:
     from pytest_qmp.qmp.guest_agent import GuestAgentClient, GuestExecResult
     from pytest_qmp.qmp.legacy import QEMUMonitorProtocol
     from pytest_qmp.vm.capture import Capture
-    from pytest_qmp.vm.config import Drive, VMConfig
+    from pytest_qmp.vm.config import VMConfig
     from pytest_qmp.vm.console import (
         Console,
         ConsoleEOFError,
         ConsoleTimeoutError,
         ConsoleVerdictError,
     )
+    from pytest_qmp.vm.disks import BlockNode
+    from pytest_qmp.vm.drive import Drive
+    from pytest_qmp.vm.images import create_disk
     from pytest_qmp.vm.job_story import JobInfo
     from pytest_qmp.vm.links import Link
     from pytest_qmp.vm.machine import VirtualMachine
+    from pytest_qmp.vm.screenshot import Screenshot
+    from pytest_qmp.vm.seed import create_seed
+    from pytest_qmp.vm.shares import Share
     from pytest_qmp.vm.verdicts import Verdict
 
 _HOMES = {
@@ -61,7 +68,11 @@ _HOMES = {
     "ConsoleEOFError": "pytest_qmp.vm.console",
     "ConsoleTimeoutError": "pytest_qmp.vm.console",
     "ConsoleVerdictError": "pytest_qmp.vm.console",
-    "Drive": "pytest_qmp.vm.config",
+    "BlockNode": "pytest_qmp.vm.disks",
+    "Drive": "pytest_qmp.vm.drive",
+    "Share": "pytest_qmp.vm.shares",
+    "create_disk": "pytest_qmp.vm.images",
+    "create_seed": "pytest_qmp.vm.seed",
     "FakeQMPServer": "pytest_qmp.fake.server",
     "FakeQMPServerError": "pytest_qmp.errors",
     "GuestAgentClient": "pytest_qmp.qmp.guest_agent",
@@ -81,6 +92,8 @@ _HOMES = {
     "QMPEvent": "pytest_qmp.qmp.events",
     "QMPProtocolError": "pytest_qmp.errors",
     "QMPTimeoutError": "pytest_qmp.errors",
+    "ScreenMismatchError": "pytest_qmp.errors",
+    "Screenshot": "pytest_qmp.vm.screenshot",
     "UnmodelledCommandError": "pytest_qmp.errors",
     "VMConfig": "pytest_qmp.vm.config",
     "VMConfigError": "pytest_qmp.errors",
@@ -98,6 +111,7 @@ _HOMES = {
 
 __all__ = [
     "AsyncQMPClient",
+    "BlockNode",
     "Capture",
     "Console",
     "ConsoleEOFError",
@@ -123,6 +137,9 @@ __all__ = [
     "QMPEvent",
     "QMPProtocolError",
     "QMPTimeoutError",
+    "ScreenMismatchError",
+    "Screenshot",
+    "Share",
     "UnmodelledCommandError",
     "VMConfig",
     "VMConfigError",
@@ -137,6 +154,8 @@ __all__ = [
     "Verdict",
     "VirtualMachine",
     "__version__",
+    "create_disk",
+    "create_seed",
 ]
 
 

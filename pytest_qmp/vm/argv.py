@@ -8,14 +8,28 @@ from typing import Any
 
 from pytest_qmp.errors import VMConfigError
 from pytest_qmp.vm.config import Drive, VMConfig, memory_bytes
+from pytest_qmp.vm.display_config import display_device
 from pytest_qmp.vm.network_argv import network_argv
+from pytest_qmp.vm.restore_disks import LayeredDrive
+from pytest_qmp.vm.timing import timing_argv
 
-__all__ = ["AGENT", "build_argv", "default_machine", "option", "required_files", "starts_held"]
+__all__ = [
+    "AGENT",
+    "build_argv",
+    "default_machine",
+    "needs_preparation",
+    "option",
+    "required_files",
+    "starts_held",
+    "virtio_device",
+]
 
 #: The chardev of the guest agent.
 AGENT = "guest-agent"
 
 _MIB = 1024 * 1024
+# Of the ports for hotplug, above those that people number themselves.
+_FIRST_CHASSIS = 128
 _BEGINNINGS = frozenset(
     {"-S", "--S", "-incoming", "--incoming", "-preconfig", "--preconfig", "-loadvm", "--loadvm"}
 )
@@ -51,12 +65,23 @@ def default_machine(arch: str) -> str | None:
     return "virt" if arch in ("aarch64", "arm", "loongarch64", "riscv32", "riscv64") else None
 
 
+def virtio_device(arch: str, machine: str | None, name: str) -> str:
+    """A virtio device as a machine has it: on PCI, a CCW, or memory-mapped (microvm).
+
+    >>> virtio_device("aarch64", "virt", "virtio-9p")
+    'virtio-9p-pci'
+    """
+    if arch == "s390x":
+        return f"{name}-ccw"
+    return f"{name}-device" if (machine or "").startswith("microvm") else f"{name}-pci"
+
+
 def starts_held(config: VMConfig) -> bool:
     """True if the CPUs wait until the monitor is there, so that no event of the guest is missed.
 
     Where the config says itself how the machine begins, it begins so.
     """
-    return not (config.paused or _BEGINNINGS.intersection(config.args))
+    return not (config.paused or config.incoming or _BEGINNINGS.intersection(config.args))
 
 
 def required_files(config: VMConfig) -> list[tuple[str, str]]:
@@ -66,8 +91,15 @@ def required_files(config: VMConfig) -> list[tuple[str, str]]:
         for name in ("firmware", "kernel", "initrd")
         if (value := getattr(config, name)) is not None
     ]
-    found += [("drive", os.fspath(_drive(one).path)) for one in config.drives]
+    paths = [os.fspath(_drive(one).path) for one in config.drives]
+    found += [("drive", path) for path in paths if path]
     return [(name, path) for name, path in found if (name, path) != ("firmware", "none")]
+
+
+def needs_preparation(config: VMConfig) -> bool:
+    """True if files or programs have to be there at the start that the start itself makes."""
+    made = any(isinstance(one, Drive) and one.made_at_start for one in config.drives)
+    return made or config.has_seed or bool(config.shares)
 
 
 def build_argv(
@@ -108,6 +140,7 @@ def build_argv(
         argv += ["-smp", str(config.smp)]
     if config.memory is not None:
         argv += ["-m", _memory(config.memory)]
+    argv += timing_argv(config)
     if config.name is not None:
         argv += ["-name", _join("", {"guest": config.name})]
     if config.uuid is not None:
@@ -124,19 +157,36 @@ def build_argv(
         argv += ["-drive", _drive_option(_drive(drive))]
     for device in config.devices:
         argv += ["-device", _device_option(device)]
+    display = display_device(config.display, arch, machine)
+    if display is not None:
+        argv += ["-device", display]
     argv += network_argv(config, arch, machine, links)
+    for number in range(1, config.hotplug_slots + 1 if _needs_ports(arch, machine) else 1):
+        values = {"id": f"hotplug-slot{number}", "chassis": _FIRST_CHASSIS + number}
+        argv += ["-device", _join("pcie-root-port", values)]
     for name, fd in monitors.items():
         # Not -mon, of which QEMU 11.1 warns at every start.
         argv += ["-chardev", option("socket", id=name, fd=fd), "-qmp", f"chardev:{name}"]
     for name, fd in consoles.items():
         argv += ["-chardev", option("socket", id=name, fd=fd), "-serial", f"chardev:{name}"]
     if agent is not None:
-        argv += ["-chardev", option("socket", id=AGENT, fd=agent), "-device", "virtio-serial"]
+        argv += ["-chardev", option("socket", id=AGENT, fd=agent)]
+        argv += ["-device", virtio_device(arch, machine, "virtio-serial")]
         port = {"chardev": AGENT, "name": "org.qemu.guest_agent.0", "id": f"{AGENT}-port"}
         argv += ["-device", _join("virtserialport", port)]
+    if config.incoming:
+        argv += ["-incoming", "defer"]
     if config.paused or starts_held(config):
         argv.append("-S")
     return (*argv, *config.args)
+
+
+def _needs_ports(arch: str, machine: str | None) -> bool:
+    """True if the machine's root bus is PCI Express, which takes no device at run time."""
+    name = (machine or "").partition(",")[0]
+    if arch in ("x86_64", "i386"):
+        return not name.startswith("pc") or name.startswith("pc-q35")
+    return arch in ("aarch64", "arm", "loongarch64", "riscv32", "riscv64")
 
 
 def _memory(memory: str | int) -> str:
@@ -159,6 +209,7 @@ def _drive_option(drive: Drive) -> str:
             "readonly": True if drive.read_only else None,
             "snapshot": True if drive.snapshot else None,
             "file": os.path.abspath(drive.path),
+            **(drive.top_options() if isinstance(drive, LayeredDrive) else {}),
         },
     )
 

@@ -6,25 +6,36 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_qmp.errors import VMConfigError
 from pytest_qmp.text import nearest
+from pytest_qmp.vm.display_config import check_display
+from pytest_qmp.vm.drive import Drive, PathLike
 from pytest_qmp.vm.network_config import NetworkLike, PortLike, check_network, checked_ports
+from pytest_qmp.vm.shares import Share, checked_shares
+from pytest_qmp.vm.timing import checked_timing
 
 if TYPE_CHECKING:
     from pytest_qmp.vm.links import Link, LinkEnd
+    from pytest_qmp.vm.seed import SeedText
 
 __all__ = ["ARCHITECTURES", "Drive", "PathLike", "VMConfig", "memory_bytes"]
 
-PathLike = str | os.PathLike[str]
 DeviceLike = str | Mapping[str, Any]
 
 ARCHITECTURES = ("x86_64", "aarch64", "riscv64")
 
+_LISTS = ("drives", "devices", "consoles", "args", "pass_fds", "shares")
+
+_SEED = ("user_data", "meta_data", "network_config")
+
 #: ``fatal`` ends every wait, ``error`` fails the test at its end.
 _SEVERITIES = ("fatal", "error")
+
+#: What is left of the 32 places of a root bus is the machine's own, and for other devices.
+MOST_HOTPLUG_SLOTS = 24
 
 _MEMORY = re.compile(r"(\d+)\s*([bkmgtp]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
@@ -35,42 +46,6 @@ class SupportsFileno(Protocol):
 
     def fileno(self) -> int:
         """Its descriptor."""
-
-
-@dataclass(frozen=True)
-class Drive:
-    """A disk with a file behind it.
-
-    Attributes:
-        path: of the image.
-        format: ``raw``, ``qcow2`` and so on; None looks at the file: qcow2 or raw.
-        interface: QEMU's ``if=``: ``virtio``, ``ide``, ``scsi``, ``floppy``, ``pflash``, ``none``.
-        read_only: True refuses the guest's writes.
-        snapshot: True keeps the guest's writes in a temporary file, so that the image is never
-            changed.
-        id: the drive's id, for a device that names it.
-    """
-
-    path: PathLike
-    format: str | None = None
-    interface: str = "virtio"
-    read_only: bool = False
-    snapshot: bool = False
-    id: str | None = None
-
-    def image_format(self) -> str:
-        """The format, looked up in the file if it was not given.
-
-        Raises:
-            VMConfigError: if the file can't be read.
-        """
-        if self.format is not None:
-            return self.format
-        try:
-            with Path(self.path).open("rb") as image:
-                return "qcow2" if image.read(4) == b"QFI\xfb" else "raw"
-        except OSError as error:
-            raise VMConfigError(f"can't read the drive {self.path}: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -99,6 +74,8 @@ class VMConfig:
         append: the kernel's command line.
         drives: ``Drive`` objects, or paths.
         devices: texts for ``-device``, or mappings with a ``driver``.
+        display: True gives the machine a display that suits it, for ``vm.screenshot()`` and the
+            like; a text names the device: ``VGA``, ``virtio-gpu-pci``, ….
         consoles: names of the serial ports to connect, in order; the first is ``vm.console``.
         args: more arguments, as they are.
         env: environment variables for QEMU, besides those of this process.
@@ -106,6 +83,11 @@ class VMConfig:
             ``devices`` say of them: numbers, or open files and sockets.
         guest_agent: True gives the guest a virtio-serial port for QEMU's guest agent, which
             ``vm.guest`` then speaks to.
+        user_data: what cloud-init in the guest is to do, from a seed that is attached read-only
+            (NoCloud): a text (``#cloud-config …``), a mapping, bytes, or a ``pathlib.Path``.
+        meta_data: the same for cloud-init's meta-data; default: an ``instance-id``.
+        network_config: the same for its network-config; default: none.
+        shares: folders of the host that the guest can mount: ``Share`` objects, or paths.
         network: True or ``"restricted"`` gives the guest a network card on QEMU's user-mode
             network (DHCP, ports forwarded to it) through which it reaches nothing outside;
             ``"user"`` also lets it reach what this host reaches; None: such a card only where
@@ -117,6 +99,22 @@ class VMConfig:
             machine.
         capture: True captures what goes over each card from the first frame on, for
             ``vm.captures`` and the artifacts.
+        cloneable: True has the memory of the guest in a file of its own and its disks on
+            overlays, so that ``Template.capture()`` takes milliseconds; what the guest writes to
+            its disks is then gone with the machine.
+        incoming: True waits for a guest that another machine migrates (``-incoming defer``): see
+            ``vm.migrate()``.
+        hotplug_slots: how many PCI devices ``vm.hotplug()`` can plug in at a time where the root
+            bus takes none, as on q35 and virt: each is a ``pcie-root-port``. A ``pc`` needs none.
+        rtc: the date at which the guest's clock begins, a ``datetime`` or a text
+            (``"2026-01-01T00:00:00"``), UTC unless it says otherwise; ``"utc"`` (the default) or
+            ``"localtime"`` for this host's.
+        rtc_clock: what the guest's clock goes on with: ``"host"`` (the default), ``"rt"``, or
+            ``"vm"``, which stands while the guest does (the default with ``icount``).
+        icount: has the guest's time go by the instructions that it executes, for runs that can be
+            repeated: True, a shift (an instruction takes 2**shift ns), or QEMU's text,
+            ``"shift=3,sleep=off"``. Only TCG can; ``accel="auto"`` then takes it.
+        seed: of QEMU's own random numbers, which devices and the guest's boot get (``-seed``).
         paused: True starts with the CPUs stopped (``-S``).
         name: for ``query-name``, reports and messages.
         uuid: for ``query-uuid``.
@@ -148,16 +146,28 @@ class VMConfig:
     append: str | None = None
     drives: Sequence[Drive | PathLike] = ()
     devices: Sequence[DeviceLike] = ()
+    display: bool | str | None = None
     consoles: Sequence[str] = ("serial0",)
     args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     pass_fds: Sequence[int | SupportsFileno] = ()
     guest_agent: bool = False
+    user_data: SeedText | None = None
+    meta_data: SeedText | None = None
+    network_config: SeedText | None = None
+    shares: Sequence[Share | PathLike] = ()
     network: NetworkLike = None
     ports: Sequence[PortLike] = ()
     links: Sequence[Link | LinkEnd] = ()
     nic: str | None = None
     capture: bool = False
+    cloneable: bool = False
+    incoming: bool = False
+    hotplug_slots: int = 0
+    rtc: str | datetime | date | None = None
+    rtc_clock: str | None = None
+    icount: bool | int | str | None = None
+    seed: int | None = None
     paused: bool = False
     name: str | None = None
     uuid: str | None = None
@@ -166,7 +176,7 @@ class VMConfig:
     console_watch: Mapping[str, str] | Sequence[tuple[str, str]] = ()
 
     def __post_init__(self) -> None:
-        for name in ("drives", "devices", "consoles", "args", "pass_fds", "ports", "links"):
+        for name in (*_LISTS, "ports", "links"):
             value = getattr(self, name)
             if isinstance(value, (str, bytes, os.PathLike, Mapping)) or not hasattr(
                 value, "__iter__"
@@ -179,22 +189,43 @@ class VMConfig:
             for value in getattr(self, name):
                 if not isinstance(value, str):
                     raise VMConfigError(f"VMConfig.{name} holds texts, not {value!r}")
+        object.__setattr__(self, "shares", checked_shares(self.shares))
         object.__setattr__(self, "ports", checked_ports(self.ports))
         check_network(self)
         object.__setattr__(self, "allow", _checked_kinds(self.allow))
         object.__setattr__(self, "console_watch", _checked_patterns(self.console_watch))
         if self.backend not in (None, "qemu", "fake"):
             raise VMConfigError(f"VMConfig.backend is 'qemu' or 'fake', not {self.backend!r}")
+        for name, value in checked_timing(self).items():
+            object.__setattr__(self, name, value)
         if self.memory is not None:
             memory_bytes(self.memory)
+        check_display(self.display)
         if isinstance(self.smp, int) and self.smp < 1:
             raise VMConfigError(f"VMConfig.smp is at least 1, not {self.smp}")
+        slots = self.hotplug_slots
+        if not isinstance(slots, int) or not 0 <= slots <= MOST_HOTPLUG_SLOTS:
+            raise VMConfigError(
+                f"VMConfig.hotplug_slots is a number up to {MOST_HOTPLUG_SLOTS}, not "
+                f"{slots!r}: the root bus has 32 places in all"
+            )
         if self.timeout is not None and not self.timeout > 0:
             raise VMConfigError(f"VMConfig.timeout is a number of seconds, not {self.timeout!r}")
         for one in fields(self):
-            _check_texts(one.name, getattr(self, one.name))
+            if one.name not in _SEED:
+                _check_texts(one.name, getattr(self, one.name))
+        if self.has_seed:
+            from pytest_qmp.vm.seed import check_seed
+
+            for name in _SEED:
+                check_seed(f"VMConfig.{name}", getattr(self, name))
         if not all(isinstance(name, str) and "=" not in name for name in self.env):
             raise VMConfigError(f"VMConfig.env has names of variables, not {list(self.env)!r}")
+
+    @property
+    def has_seed(self) -> bool:
+        """True if there is a seed for cloud-init."""
+        return any(getattr(self, name) is not None for name in _SEED)
 
     def replace(self, **changes: Any) -> VMConfig:
         """A copy with those fields changed.
@@ -238,6 +269,8 @@ def _check_texts(field: str, value: object) -> None:
     """Refuses what no program can be given as an argument, however deep in a value it is."""
     if isinstance(value, Drive):
         value = (value.path, value.format, value.interface, value.id)
+    if isinstance(value, Share):
+        value = (value.path, value.tag)
     if isinstance(value, Mapping):
         value = [*value, *value.values()]
     if isinstance(value, (list, tuple)):

@@ -157,7 +157,8 @@ class _PortWatch:
 
     def on_event(self, event: QMPEvent) -> None:
         """An event came, in the background."""
-        if event.name == "VSERPORT_CHANGE" and event.data == _CLOSED:
+        # QEMU tells of a port at most once a second; with a reset it closes as well.
+        if event.name in ("RESET", "SHUTDOWN") or event.data == _CLOSED:
             self.closed = True
             self._agent.look_again()
 

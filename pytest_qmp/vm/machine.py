@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any
 from pytest_qmp.vm.assertions import MachineAssertions
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig, check_names
+from pytest_qmp.vm.disks import MachineDisks
 from pytest_qmp.vm.host import arch_of_binary
 from pytest_qmp.vm.jobs import MachineJobs
+from pytest_qmp.vm.keyboard import MachineKeyboard
 from pytest_qmp.vm.lifecycle import require_files
+from pytest_qmp.vm.migration import MachineMigration
 from pytest_qmp.vm.network import MachineNetwork
 from pytest_qmp.vm.network_config import ends_of
 from pytest_qmp.vm.ports import MachinePorts
 from pytest_qmp.vm.power import MachinePower
 from pytest_qmp.vm.process import QEMUProcess
+from pytest_qmp.vm.restore_process import ClonableProcess
+from pytest_qmp.vm.screen import MachineScreen
+from pytest_qmp.vm.snapshots import MachineSnapshots
 
 if TYPE_CHECKING:
     from pytest_qmp.qmp.address import AddressLike
@@ -22,7 +28,18 @@ if TYPE_CHECKING:
 __all__ = ["VirtualMachine"]
 
 
-class VirtualMachine(MachinePorts, MachinePower, MachineAssertions, MachineJobs, MachineNetwork):
+class VirtualMachine(
+    MachineSnapshots,
+    MachinePorts,
+    MachinePower,
+    MachineAssertions,
+    MachineDisks,
+    MachineJobs,
+    MachineMigration,
+    MachineNetwork,
+    MachineKeyboard,
+    MachineScreen,
+):
     """A machine: QEMU in a process of its own, the fake, or a QEMU that somebody else runs.
 
     Start it with ``start()`` or as a context manager, which also ends it.
@@ -64,15 +81,19 @@ class VirtualMachine(MachinePorts, MachinePower, MachineAssertions, MachineJobs,
         """
         from pytest_qmp.vm.external import ExternalMachine
 
+        return cls.run_by(VMConfig(timeout=timeout, consoles=()), ExternalMachine(address))
+
+    @classmethod
+    def run_by(cls, config: VMConfig, backend: Backend) -> VirtualMachine:
+        """A handle on what something else than the config's own choice runs."""
         machine = cls.__new__(cls)
-        config = VMConfig(timeout=timeout, consoles=())
-        super(cls, machine).__init__(config, ExternalMachine(address))
+        super(VirtualMachine, machine).__init__(config, backend)
         return machine
 
 
 def _backend(config: VMConfig) -> Backend:
     if config.backend != "fake":
-        return QEMUProcess(config)
+        return ClonableProcess(config) if config.cloneable else QEMUProcess(config)
     from pytest_qmp.vm.fake_machine import FakeMachine
 
     return FakeMachine(config)

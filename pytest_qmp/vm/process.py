@@ -11,16 +11,20 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_qmp.errors import VMError, VMLaunchError
 from pytest_qmp.keeper import client as keeper
 from pytest_qmp.qmp.deadline import Deadline
-from pytest_qmp.vm.argv import build_argv
+from pytest_qmp.vm.argv import build_argv, needs_preparation
 from pytest_qmp.vm.backend import Wires
 from pytest_qmp.vm.config import VMConfig
 from pytest_qmp.vm.host import choose_accelerator, find_qemu, qemu_version
 from pytest_qmp.vm.network_config import ends_of
+from pytest_qmp.vm.timing import wanted_accelerator
+
+if TYPE_CHECKING:
+    from pytest_qmp.vm.preparation import Preparation
 
 __all__ = ["QEMUProcess", "describe_exit"]
 
@@ -50,11 +54,12 @@ class QEMUProcess:
         self._config = config
         self._arch = config.arch or "x86_64"
         self._qemu = find_qemu(self._arch, config.qemu)
-        self._accel = choose_accelerator(config.accel or "auto", self._qemu, self._arch)
+        self._accel = choose_accelerator(wanted_accelerator(config), self._qemu, self._arch)
         self._owner = 0
         self._popen: subprocess.Popen[bytes] | None = None
         self._pidfd: int | None = None
         self._stderr = -1
+        self._preparation: Preparation | None = None
         self.argv = build_argv(config, self._qemu, self._accel.name, {}, {})
 
     @property
@@ -71,12 +76,18 @@ class QEMUProcess:
             version = "of a version that it does not tell"
         return f"QEMU {version} ({self._qemu}, {self._accel.name})"
 
+    def configure(self, config: VMConfig) -> None:
+        """Takes another config for the same binary, before the start."""
+        self._config = config
+
     def start(self, consoles: Sequence[str], deadline: Deadline) -> Wires:
         """Starts QEMU with a socket pair for QMP and for each console: no path, no port, no race.
 
         Raises:
             VMLaunchError: the binary can't be executed.
         """
+        self._stderr = _unnamed_file()
+        self._prepare(deadline)
         with ExitStack() as theirs, ExitStack() as ours:
             count = len(_MONITORS) + len(consoles) + self._config.guest_agent
             pairs = [socket.socketpair() for _ in range(count)]
@@ -99,12 +110,20 @@ class QEMUProcess:
                 fds[-1] if self._config.guest_agent else None,
                 links,
             )
-            self._stderr = _unnamed_file()
             self._spawn([*fds, *links])
             ours.pop_all()
         monitor, second, *sockets = (our for our, _ in pairs)
         agent = sockets.pop() if self._config.guest_agent else None
         return Wires(monitor, dict(zip(consoles, sockets, strict=True)), second, agent)
+
+    def _prepare(self, deadline: Deadline) -> None:
+        __tracebackhide__ = True
+        if not needs_preparation(self._config):
+            return
+        from pytest_qmp.vm.preparation import Preparation
+
+        self._preparation = Preparation(self._qemu, self._stderr)
+        self._config = self._preparation.prepare(self._config, deadline)
 
     def _spawn(self, fds: list[int]) -> None:
         passed = self._config.passed_descriptors()
@@ -212,6 +231,9 @@ class QEMUProcess:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
+        if self._preparation is not None:
+            self._preparation.close()
+            self._preparation = None
         if self._stderr >= 0:
             os.close(self._stderr)
             self._stderr = -1
