@@ -23,6 +23,7 @@ __all__ = [
     "QMPError",
     "QMPProtocolError",
     "QMPTimeoutError",
+    "ScreenMismatchError",
     "UnmodelledCommandError",
     "VMConfigError",
     "VMError",
@@ -217,6 +218,19 @@ class NeedsRealGuestError(VMError):
 
     The plugin turns it into a skip, or into a failure under ``--qmp-require``.
     """
+
+
+class ScreenMismatchError(QMPError, AssertionError):
+    """A screen is not like the picture that it was to be like.
+
+    Attributes:
+        pictures: PNGs by name: ``actual``, and where they could be made ``expected`` and
+            ``difference``.
+    """
+
+    def __init__(self, message: str, *, pictures: Mapping[str, bytes]) -> None:
+        super().__init__(message)
+        self.pictures = dict(pictures)
 
 
 class FakeQMPServerError(QMPError):

@@ -73,11 +73,25 @@ OPTIONS: tuple[tuple[str, dict[str, Any], str], ...] = (
         "which tests leave something in that folder (default: failed)",
     ),
     (
+        "update_screens",
+        {"action": "store_true"},
+        "write the reference pictures of assert_screen() and wait_for_screen() that are missing or "
+        "differ, instead of failing",
+    ),
+    (
         "require",
         {"action": "store_true"},
         "fail, instead of skip, where something that a test needs is missing",
     ),
 )
+
+
+#: By what argparse does with an option; a value that is stored is a text.
+_INI_KINDS: dict[str, Literal["linelist", "bool", "string"]] = {
+    "append": "linelist",
+    "store_true": "bool",
+    "store": "string",
+}
 
 
 def flag(name: str) -> str:
@@ -94,9 +108,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("qmp", "virtual machines and QMP (pytest-qmp)")
     for name, how, text in OPTIONS:
         group.addoption(flag(name), dest=f"qmp_{name}", default=None, help=text, **how)
-        kind: Literal["linelist", "bool", "string"] = (
-            "linelist" if name == "qemu" else "bool" if name == "require" else "string"
-        )
+        kind = _INI_KINDS[how.get("action", "store")]
         parser.addini(f"qmp_{name}", f"see {flag(name)}", type=kind, default=None)
 
 

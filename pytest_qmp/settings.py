@@ -43,6 +43,7 @@ class QMPSettings:
         timeout_scale: what every wait's timeout is multiplied by.
         artifacts: the folder for what is left of tests, or None for the default.
         keep: which tests leave something: ``failed``, ``always`` or ``never``.
+        update_screens: True writes reference pictures that are missing or differ.
         require: True fails where something is missing.
         explicit: the names of those that somebody has set.
     """
@@ -59,6 +60,7 @@ class QMPSettings:
     timeout_scale: float = 1.0
     artifacts: str | None = None
     keep: str = "failed"
+    update_screens: bool = False
     require: bool = False
     explicit: frozenset[str] = frozenset()
 
