@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytest_qmp.errors import VMError
+from pytest_qmp.errors import VMConfigError, VMError
 from pytest_qmp.keeper import client as keeper
 from pytest_qmp.qmp.deadline import Deadline, limits
 from pytest_qmp.vm.drive import PathLike, disk_bytes, format_of_image
@@ -53,7 +53,7 @@ def create_disk(
     __tracebackhide__ = True
     target = Path(os.path.abspath(path))
     if size is None and backing is None:
-        raise VMError(f"the disk {target} needs a size, as in create_disk(path, '1G')")
+        raise VMConfigError("a disk needs a size, as '1G', or a backing image that has one")
     if os.path.lexists(target):
         raise VMError(
             f"there is a {target} already, and a disk is only made where there is nothing: remove "
