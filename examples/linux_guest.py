@@ -26,7 +26,7 @@ from initramfs import CpioArchive, add_modules
 DEFAULT_CACHE = Path(__file__).resolve().parent.parent / ".cache"
 
 #: Change it whenever what is built from the same packages changes: old caches are then rebuilt.
-RECIPE = 5
+RECIPE = 8
 
 #: Modules put into the initramfs, with those that they depend on. The guest loads one only
 #: when it sees the device, or when a file system of the kind is mounted.
@@ -46,6 +46,7 @@ MODULES = (
     "sd_mod",
     "sr_mod",  # CD-ROMs
     "ext4",
+    "crc32c_generic",  # of ext4
     "isofs",
     "vfat",
     "nls_ascii",
@@ -97,6 +98,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 echo /bin/modprobe > /proc/sys/kernel/modprobe
+chmod 1777 /tmp
 hostname guest
 ip link set lo up
 
@@ -137,8 +139,12 @@ export PATH=/bin PS1='{PROMPT}'
 [ "$USER" = root ] || PS1='guest$ '
 """,
     "passwd": """\
-root:$1$guest$IZx/H6r4xlUK.LCvzh6hi/:0:0:root:/root:/bin/sh
-user::1000:1000:user:/tmp:/bin/sh
+root:x:0:0:root:/root:/bin/sh
+user:x:1000:1000:user:/tmp:/bin/sh
+""",
+    "shadow": """\
+root:$1$guest$IZx/H6r4xlUK.LCvzh6hi/:19000:0:99999:7:::
+user::19000:0:99999:7:::
 """,
     "group": """\
 root:x:0:
