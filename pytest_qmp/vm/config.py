@@ -112,8 +112,9 @@ class VMConfig:
         rtc_clock: what the guest's clock goes on with: ``"host"`` (the default), ``"rt"``, or
             ``"vm"``, which stands while the guest does (the default with ``icount``).
         icount: has the guest's time go by the instructions that it executes, for runs that can be
-            repeated: True, a shift (an instruction takes 2**shift ns), or QEMU's text,
-            ``"shift=3,sleep=off"``. Only TCG can; ``accel="auto"`` then takes it.
+            repeated: True, a shift (an instruction takes 2**shift ns), or QEMU's text. An idle
+            guest's time leaps to its next timer, unless a text (``"shift=3"``) leaves that out.
+            Only TCG can; ``accel="auto"`` then takes it.
         seed: of QEMU's own random numbers, which devices and the guest's boot get (``-seed``).
         paused: True starts with the CPUs stopped (``-S``).
         name: for ``query-name``, reports and messages.

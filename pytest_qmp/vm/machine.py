@@ -9,6 +9,7 @@ from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig, check_names
 from pytest_qmp.vm.disks import MachineDisks
 from pytest_qmp.vm.host import arch_of_binary
+from pytest_qmp.vm.hotplug import MachineHotplug
 from pytest_qmp.vm.jobs import MachineJobs
 from pytest_qmp.vm.keyboard import MachineKeyboard
 from pytest_qmp.vm.lifecycle import require_files
@@ -30,12 +31,13 @@ __all__ = ["VirtualMachine"]
 
 class VirtualMachine(
     MachineSnapshots,
-    MachinePorts,
     MachinePower,
+    MachinePorts,
     MachineAssertions,
     MachineDisks,
     MachineJobs,
     MachineMigration,
+    MachineHotplug,
     MachineNetwork,
     MachineKeyboard,
     MachineScreen,

@@ -147,6 +147,16 @@ class VerdictBoard:
         with self._changed:
             self._judge.ask_to_end()
 
+    def ask_to_crash(self, asked: bool = True) -> None:
+        """The guest is about to be crashed, and what comes of that is no verdict; or no longer."""
+        with self._changed:
+            self._judge.ask_to_crash(asked)
+
+    def is_own_reset(self, event: QMPEvent) -> bool:
+        """Whether a RESET was the firmware's own, made because of one just before."""
+        with self._changed:
+            return event.timestamp in self._judge.own_resets
+
     # -- the waits' side: see Watch --------------------------------------------------------------
 
     def ends(self, names: tuple[str, ...] | None) -> bool:

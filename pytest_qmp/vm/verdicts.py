@@ -113,20 +113,28 @@ class Judge:
 
     Args:
         firmware_resets: True if the machine's firmware answers each reset with its own.
+
+    Attributes:
+        own_resets: the timestamps of the resets that were the firmware's own.
     """
 
     def __init__(self, *, firmware_resets: bool = False) -> None:
+        self.own_resets: set[float] = set()
         self._firmware_resets = firmware_resets
         self._reset_at = -math.inf
         self._stopped = self._boots_later = False
         self._power_button = False
-        self._asked_to_end = False
+        self._asked_to_end = self._asked_to_crash = False
         self._shutdown: QMPEvent | None = None
         self._cause: QMPEvent | None = None
 
     def ask_to_end(self) -> None:
         """We are about to end the process ourselves, however it takes that."""
         self._asked_to_end = True
+
+    def ask_to_crash(self, asked: bool = True) -> None:
+        """The guest is about to be crashed, until it starts anew or is off; or no longer."""
+        self._asked_to_crash = asked
 
     def event(self, event: QMPEvent) -> Verdict | None:
         """Looks at an event; None if it is no verdict."""
@@ -160,13 +168,17 @@ class Judge:
             return False
         return not actions or cause.data.get("action") in actions
 
-    def _on_panicked(self, event: QMPEvent) -> Verdict:
+    def _on_panicked(self, event: QMPEvent) -> Verdict | None:
         self._cause = event
+        if self._asked_to_crash:
+            return None
         action = event.data.get("action")
         return Verdict("panic", f"the guest panicked (GUEST_PANICKED, action {action})", event)
 
-    def _on_crash_loaded(self, event: QMPEvent) -> Verdict:
+    def _on_crash_loaded(self, event: QMPEvent) -> Verdict | None:
         self._cause = event
+        if self._asked_to_crash:
+            return None
         return Verdict(
             "crash-loaded", "the guest crashed into its crash kernel (GUEST_CRASHLOADED)", event
         )
@@ -198,18 +210,21 @@ class Judge:
         reason = event.data.get("reason")
         since = abs(event.timestamp - self._reset_at)
         if self._firmware_resets and reason == "guest-reset" and since <= _FIRMWARE_SECONDS:
+            self.own_resets.add(event.timestamp)
             return None
         self._reset_at = event.timestamp
         self._boots_later = self._stopped
-        if caused or reason in _ASKED_FOR:
+        crashed, self._asked_to_crash = self._asked_to_crash, False
+        if caused or crashed or reason in _ASKED_FOR:
             return None
         return Verdict("reset", f"the machine was reset (RESET, reason {reason})", event)
 
     def _on_shutdown(self, event: QMPEvent) -> Verdict | None:
         self._shutdown = event
         caused = self._caused_by("WATCHDOG", "poweroff", "shutdown")
-        caused = caused or self._caused_by("GUEST_PANICKED")
+        caused = caused or self._caused_by("GUEST_PANICKED") or self._asked_to_crash
         self._cause = None
+        self._asked_to_crash = False
         reason = event.data.get("reason")
         if caused or self._asked_to_end or reason in _ASKED_FOR:
             return None

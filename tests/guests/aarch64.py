@@ -173,7 +173,11 @@ def echo(code: Aarch64Code) -> None:
     code.data(bytes(LINE_SIZE))
 
 
-def flood(code: Aarch64Code) -> None:
+def _one_more(code: Aarch64Code) -> None:
+    code.op("add w20, w20, #1", 0x11000694)
+
+
+def flood(code: Aarch64Code, step: Body = _one_more) -> None:
     """Print ``00000000``, ``00000001``, … on lines of their own, as fast as it goes."""
     code.constant(20, 0)
     code.label("flood")
@@ -190,9 +194,14 @@ def flood(code: Aarch64Code) -> None:
     code.op("subs w21, w21, #1", 0x710006B5)
     code.branch_if("b.ne flood_digit", 0x54000001, "flood_digit")
     code.print("flood_newline")
-    code.op("add w20, w20, #1", 0x11000694)
+    step(code)
     code.branch("b", "flood")
     code.string("flood_newline", "\r\n")
+
+
+def cycles(code: Aarch64Code) -> None:
+    """Print the low half of the virtual counter, over and over."""
+    flood(code, lambda code: code.op("mrs x20, cntvct_el0", 0xD53BE054))
 
 
 BODIES: dict[str, Body] = {
@@ -204,4 +213,5 @@ BODIES: dict[str, Body] = {
     "reset-on-key": reset_on_key,
     "echo": echo,
     "flood": flood,
+    "cycles": cycles,
 }

@@ -229,7 +229,11 @@ def echo(code: Riscv64Code) -> None:
     code.data(bytes(LINE_SIZE))
 
 
-def flood(code: Riscv64Code) -> None:
+def _one_more(code: Riscv64Code) -> None:
+    code.addi(S1, S1, 1)
+
+
+def flood(code: Riscv64Code, step: Body = _one_more) -> None:
     """Print ``00000000``, ``00000001``, … on lines of their own, as fast as it goes."""
     code.addi(S1, ZERO, 0)
     code.label("flood")
@@ -247,9 +251,14 @@ def flood(code: Riscv64Code) -> None:
     code.addi(S2, S2, -1)
     code.branch("bne", S2, ZERO, "flood_digit")
     code.print("flood_newline")
-    code.addi(S1, S1, 1)
+    step(code)
     code.goto("flood")
     code.string("flood_newline", "\r\n")
+
+
+def cycles(code: Riscv64Code) -> None:
+    """Print the low half of the cycle counter, over and over."""
+    flood(code, lambda code: code.word(0xB0002073 | S1 << 7))  # csrr s1, mcycle
 
 
 BODIES: dict[str, Body] = {
@@ -261,4 +270,5 @@ BODIES: dict[str, Body] = {
     "reset-on-key": reset_on_key,
     "echo": echo,
     "flood": flood,
+    "cycles": cycles,
 }

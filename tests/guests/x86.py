@@ -221,7 +221,11 @@ def echo(code: X86Code) -> None:
     code.string("newline", "\r\n")
 
 
-def flood(code: X86Code) -> None:
+def _one_more(code: X86Code) -> None:
+    code.op("inc ebp", "66 45")
+
+
+def flood(code: X86Code, step: Body = _one_more) -> None:
     """Print ``00000000``, ``00000001``, … on lines of their own, as fast as it goes."""
     code.op("xor ebp, ebp", "66 31 ED")
     code.label("flood")
@@ -236,9 +240,19 @@ def flood(code: X86Code) -> None:
     code.op("dec bx", "4B")
     code.jump("jnz", "flood_digit")
     code.print("flood_newline")
-    code.op("inc ebp", "66 45")
+    step(code)
     code.jump("jmp", "flood")
     code.string("flood_newline", "\r\n")
+
+
+def cycles(code: X86Code) -> None:
+    """Print the low half of the time stamp counter, over and over."""
+    flood(code, _time_stamp)
+
+
+def _time_stamp(code: X86Code) -> None:
+    code.op("rdtsc", "0F 31")
+    code.op("mov ebp, eax", "66 89 C5")
 
 
 BODIES: dict[str, Body] = {
@@ -251,4 +265,5 @@ BODIES: dict[str, Body] = {
     "panic": panic,
     "echo": echo,
     "flood": flood,
+    "cycles": cycles,
 }
