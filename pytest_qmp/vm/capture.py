@@ -60,6 +60,9 @@ class Capture:
         if self._kept is None:
             self._kept = self.path.read_bytes()
 
+    def __repr__(self) -> str:
+        return f"<Capture {self.path}{'' if self._stop else ', ended'}>"
+
     def __enter__(self) -> Capture:
         return self
 

@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pytest_qmp.errors import NeedsRealGuestError, QMPTimeoutError, VMConfigError, VMError
@@ -26,6 +27,7 @@ _HOST = "127.0.0.1"
 _HOST_ADDRESSES = (_HOST, "0.0.0.0", "*")
 _FIRST_ASK_SECONDS = 0.05
 _LAST_ASK_SECONDS = 0.25
+_CONNECT_SECONDS = 1.0
 _READ_SIZE = 65536
 
 
@@ -252,16 +254,18 @@ class MachineForwarding(MachineCommands):
         pause = _FIRST_ASK_SECONDS
         while not deadline.expired:
             said = b""
-            with socket.create_connection((_HOST, forward.source[1])) as connection:
-                connection.setblocking(False)
+            # What goes wrong on the way is met by the next round, or by the machine's verdict.
+            with (
+                suppress(OSError),
+                socket.create_connection((_HOST, forward.source[1]), _CONNECT_SECONDS) as server,
+            ):
+                server.setblocking(False)
                 while not deadline.expired:
                     try:
-                        data = connection.recv(_READ_SIZE)
+                        data = server.recv(_READ_SIZE)
                     except BlockingIOError:
                         self._pass_time(_FIRST_ASK_SECONDS, deadline)
                         continue
-                    except OSError:
-                        data = b""
                     said += data
                     if pattern.search(said):
                         return
