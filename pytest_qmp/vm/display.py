@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import tempfile
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pytest_qmp.errors import QMPCommandError, VMError
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.waiting import DEFAULT, Timeout
 from pytest_qmp.vm.config import PathLike
 from pytest_qmp.vm.input import MachineInput
+from pytest_qmp.vm.screen_file import ScreenFile, screen_file
 from pytest_qmp.vm.screenshot import Screenshot, size_of_ppm
 
 if TYPE_CHECKING:
@@ -49,13 +47,7 @@ class MachineDisplay(MachineInput):
         """
         __tracebackhide__ = True
         deadline = self._deadline(timeout)
-        try:
-            picture = Screenshot(self._dump_screen("png", device, head, deadline))
-        except QMPCommandError as error:
-            # A QEMU that was built without libpng says so; one before 7.1 knows no format.
-            if "PNG" not in error.desc and "'format'" not in error.desc:
-                raise
-            picture = Screenshot.from_ppm(self._dump_screen("ppm", device, head, deadline))
+        picture = Screenshot.from_ppm(self._dump_screen(device, head, deadline))
         if path is not None:
             picture.save(path)
         return picture
@@ -67,26 +59,29 @@ class MachineDisplay(MachineInput):
 
         return Mouse(
             lambda events, what: self._send_input(events, what, self._deadline(DEFAULT)),
-            lambda: size_of_ppm(self._dump_screen("ppm", None, None, self._deadline(DEFAULT))),
+            lambda: size_of_ppm(self._dump_screen(None, None, self._deadline(DEFAULT))),
         )
 
-    def _dump_screen(
-        self, form: Literal["png", "ppm"], device: str | None, head: int | None, deadline: Deadline
-    ) -> bytes:
-        """The bytes of a picture that QEMU writes."""
+    def _dump_screen(self, device: str | None, head: int | None, deadline: Deadline) -> bytes:
+        """The screen as a portable pixmap."""
         __tracebackhide__ = True
-        arguments: dict[str, Any] = {}
-        # Before 7.1 there was no such argument, and this format.
-        if form != "ppm":
-            arguments["format"] = form
+        with screen_file(self.qmp, deadline) as file:
+            return self._dump_into(file, device, head, deadline)
+
+    def _dump_into(
+        self, file: ScreenFile, device: str | None, head: int | None, deadline: Deadline
+    ) -> bytes:
+        __tracebackhide__ = True
+        arguments: dict[str, Any] = {"filename": file.name}
         if device is not None:
             arguments["device"] = device
         if head is not None:
             arguments["head"] = head
+        file.clear()
         try:
-            if self._passes_descriptors():
-                return self._dump_to_descriptor(arguments, deadline)
-            return self._dump_to_file(arguments, deadline)
+            # Every QEMU writes this form; PNG, from 7.1 on, only where it was built so, and then
+            # it forgets to take the descriptor back out of its set.
+            self.qmp.execute("screendump", arguments, timeout=deadline)
         except QMPCommandError as error:
             if "no console to take a screendump" not in error.desc:
                 raise
@@ -95,42 +90,4 @@ class MachineDisplay(MachineInput):
                 "VMConfig(display=True), or a device of your choice, as in devices=['VGA'] or "
                 "devices=['virtio-gpu-pci']"
             ) from None
-
-    def _passes_descriptors(self) -> bool:
-        with socket.socket(fileno=os.dup(self.qmp.fileno())) as monitor:
-            return monitor.family == socket.AF_UNIX
-
-    def _dump_to_descriptor(self, arguments: dict[str, Any], deadline: Deadline) -> bytes:
-        """Into a file without a name, which nobody else finds and nothing leaves behind."""
-        __tracebackhide__ = True
-        with tempfile.TemporaryFile() as file:
-            # QEMU takes a descriptor of a set only for what it was opened for.
-            writable = os.open(f"/dev/fd/{file.fileno()}", os.O_WRONLY)
-            try:
-                added = self.qmp.execute("add-fd", fds=[writable], timeout=deadline)
-            finally:
-                os.close(writable)
-            number = added["fdset-id"]
-            try:
-                name = f"/dev/fdset/{number}"
-                self.qmp.execute("screendump", {"filename": name, **arguments}, timeout=deadline)
-            finally:
-                self.qmp.execute("remove-fd", {"fdset-id": number})
-            file.seek(0)
-            return file.read()
-
-    def _dump_to_file(self, arguments: dict[str, Any], deadline: Deadline) -> bytes:
-        """Into a file of a private folder, where no descriptor can be passed (TCP)."""
-        __tracebackhide__ = True
-        with tempfile.TemporaryDirectory(prefix="pytest-qmp-") as folder:
-            path = os.path.join(folder, "screen")
-            self.qmp.execute("screendump", {"filename": path, **arguments}, timeout=deadline)
-            try:
-                with open(path, "rb") as file:
-                    return file.read()
-            except FileNotFoundError:
-                raise VMError(
-                    f"{self} has written the picture of its screen to {path!r}, where there is no "
-                    "file: it runs on another host. Connect to a unix socket of its monitor "
-                    "(ssh -L forwards one)"
-                ) from None
+        return file.read()

@@ -70,12 +70,11 @@ def read_chord(keys: str | int) -> tuple[str | int, ...]:
         raise VMError(f"keys are pressed by name, as in 'ctrl-alt-delete' or 'f2': not {keys!r}")
     if len(keys) == 1:
         return (_key(keys, keys),)
-    # A separator at the end, or two of them, mean the key of that name.
     marked = keys.replace("+", "-")
-    ends_in_minus = marked.endswith("-")
-    names = (marked[:-2] if ends_in_minus else marked).split("-")
-    if ends_in_minus:
-        names.append("-" if keys.endswith("-") else "plus")
+    if marked.endswith("--"):  # The last is the key itself.
+        names = [*marked[:-2].split("-"), "plus" if keys.endswith("+") else "-"]
+    else:
+        names = marked.split("-")
     return tuple(_key(name, keys) for name in names)
 
 

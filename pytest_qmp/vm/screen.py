@@ -14,6 +14,7 @@ from pytest_qmp.vm.attachments import MachineAttachments
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig
 from pytest_qmp.vm.display import MachineDisplay
+from pytest_qmp.vm.screen_file import screen_file
 from pytest_qmp.vm.screenshot import Screenshot, image_of
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class MachineScreen(MachineDisplay, MachineAttachments):
     # -- looking ---------------------------------------------------------------------------------
 
     def _seen(self, device: str | None, head: int | None, deadline: Deadline) -> Image.Image:
-        return image_of(self._dump_screen("ppm", device, head, deadline))
+        return image_of(self._dump_screen(device, head, deadline))
 
     def _until_seen(
         self,
@@ -204,13 +205,14 @@ class MachineScreen(MachineDisplay, MachineAttachments):
     ) -> Seen | None:
         """Looks again and again until something is found; None at the deadline."""
         __tracebackhide__ = True
-        first = self._deadline(DEFAULT) if deadline.expired else deadline
-        while True:
-            found = look(self._seen(device, head, first))
-            if found is not None or deadline.expired:
-                return found
-            self._idle(_LOOK_AGAIN_SECONDS, deadline)
-            first = self._deadline(DEFAULT) if deadline.expired else deadline
+        with screen_file(self.qmp, self._deadline(DEFAULT)) as file:
+            while True:
+                # A look that has begun is done: the deadline may not leave it the time.
+                patience = self._deadline(DEFAULT) if deadline.expired else deadline
+                found = look(image_of(self._dump_into(file, device, head, patience)))
+                if found is not None or deadline.expired:
+                    return found
+                self._idle(_LOOK_AGAIN_SECONDS, deadline)
 
     # -- comparing -------------------------------------------------------------------------------
 

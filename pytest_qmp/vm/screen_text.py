@@ -14,7 +14,10 @@ __all__ = ["TextPattern", "found_in", "read_text"]
 
 TextPattern = str | re.Pattern[str]
 
-_SCALE = 3  # letters of a text screen are too small for it as they are
+# What reads the letters of a text screen best, which are too small for it as they are.
+_SCALE = 2
+_BLUR = 0.67
+_MARGIN = 40
 _ONE_BLOCK_OF_TEXT = "--psm 6"
 _DARK = 128
 
@@ -60,14 +63,15 @@ def read_text(image: Image.Image, language: str, seconds: float | None) -> str:
 
 
 def _prepared(image: Image.Image) -> Image.Image:
-    """Dark letters on a light ground, and large."""
-    from PIL import Image, ImageOps, ImageStat
+    """Dark letters on a light ground, large and smooth."""
+    from PIL import Image, ImageFilter, ImageOps, ImageStat
 
     grey = image.convert("L")
     if ImageStat.Stat(grey).median[0] < _DARK:
         grey = ImageOps.invert(grey)
     large = (grey.width * _SCALE, grey.height * _SCALE)
-    return ImageOps.autocontrast(grey.resize(large, Image.Resampling.BICUBIC))
+    smooth = grey.resize(large, Image.Resampling.BILINEAR).filter(ImageFilter.GaussianBlur(_BLUR))
+    return ImageOps.expand(ImageOps.autocontrast(smooth), _MARGIN, 255)
 
 
 def found_in(text: str, wanted: TextPattern) -> bool:
