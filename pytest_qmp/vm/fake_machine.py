@@ -30,18 +30,26 @@ class FakeMachine:
     pid: int | None = None
 
     def __init__(self, config: VMConfig) -> None:
+        self._idle: list[socket.socket] = []
+        self._set_up(config)
+
+    def _set_up(self, config: VMConfig) -> None:
         # Nothing goes over its links: their descriptors are but numbers.
         links = range(len(config.links))
         qemu = f"qemu-system-{config.arch or 'x86_64'}"
         self.argv = build_argv(config, qemu, "tcg", {}, {}, links=links)
         self._emulate = config.emulate or DEFAULT_EMULATION
         self.server = FakeQMPServer(self._emulate, args=self.argv[1:])
-        self._idle: list[socket.socket] = []
 
     @property
     def description(self) -> str:
         """Such as ``the fake QEMU 11.1``."""
         return f"the fake QEMU {self._emulate}"
+
+    def configure(self, config: VMConfig) -> None:
+        """Takes another config, before the start, and a new server with it."""
+        self.server.close()
+        self._set_up(config)
 
     def start(self, consoles: Sequence[str], deadline: Deadline) -> Wires:
         """Starts the server; its console is the first port, the others stay silent."""
