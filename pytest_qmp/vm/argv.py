@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pytest_qmp.errors import VMConfigError
 from pytest_qmp.vm.config import Drive, VMConfig, memory_bytes
 from pytest_qmp.vm.display_config import display_device
+from pytest_qmp.vm.drive import disk_bytes
 from pytest_qmp.vm.network_argv import network_argv
 from pytest_qmp.vm.restore_disks import LayeredDrive
 from pytest_qmp.vm.timing import timing_argv
@@ -153,8 +155,8 @@ def build_argv(
     ):
         if value is not None:
             argv += [flag, os.fspath(value)]
-    for drive in config.drives:
-        argv += ["-drive", _drive_option(_drive(drive))]
+    for number, drive in enumerate(config.drives):
+        argv += _drive_arguments(_drive(drive), number, machine)
     for device in config.devices:
         argv += ["-device", _device_option(device)]
     display = display_device(config.display, arch, machine)
@@ -198,7 +200,20 @@ def _drive(drive: Drive | str | os.PathLike[str]) -> Drive:
     return drive if isinstance(drive, Drive) else Drive(drive)
 
 
+def _drive_arguments(drive: Drive, number: int, machine: str | None) -> list[str]:
+    if drive.interface != "virtio" or not (machine or "").startswith("microvm"):
+        return ["-drive", _drive_option(drive)]
+    # QEMU itself would plug it into PCI, which such a machine has not.
+    name = drive.id or f"virtio{number}"
+    plain = replace(drive, interface="none", id=name)
+    return ["-drive", _drive_option(plain), "-device", option("virtio-blk-device", drive=name)]
+
+
 def _drive_option(drive: Drive) -> str:
+    if not os.fspath(drive.path) and drive.size is not None:
+        # One that is made at the start, which the fake has not.
+        empty = {"driver": "null-co", "size": disk_bytes(drive.size)}
+        return _join("", {"if": drive.interface, "id": drive.id, **empty})
     # An absolute path can't be taken for a protocol (nbd:…), which QEMU looks for before a colon.
     return _join(
         "",

@@ -141,8 +141,10 @@ def test_an_empty_disk(kind: str) -> None:
 def test_the_fake_takes_them(tmp_path: Path) -> None:
     base = tmp_path / "base.img"
     base.write_bytes(bytes(MIB))
-    with VirtualMachine(backend="fake", drives=[Drive(base, overlay=True, id="disk")]) as vm:
+    drives = [Drive(base, overlay=True, id="disk"), Drive.empty("1G", id="empty")]
+    with VirtualMachine(backend="fake", drives=drives) as vm:
         assert inserted(vm, "disk")["file"] == str(base)
+        assert inserted(vm, "empty")["image"]["virtual-size"] == 1 << 30
 
 
 @pytest.mark.parametrize(
@@ -209,18 +211,18 @@ def test_disks_made_for_a_machine_go_with_it(machine: VirtualMachine, folder: Pa
 @pytest.mark.needs_qemu
 def test_disks_that_cannot_be_made(machine: VirtualMachine, folder: Path) -> None:
     there = machine.create_disk("1M", name="there")
-    with pytest.raises(VMError, match="there is a .*there already"):
+    with pytest.raises(VMError, match=r"there is a .*there already"):
         machine.create_disk("1M", name="there")
     assert there.stat().st_size
     with pytest.raises(VMConfigError, match=r"not '\.\./elsewhere'"):
         machine.create_disk("1M", name="../elsewhere")
     with pytest.raises(VMError, match="Unknown file format 'qcow9'"):
         machine.create_disk("1M", "qcow9")
-    with pytest.raises(VMConfigError, match="can't read the drive .*: No such file"):
+    with pytest.raises(VMConfigError, match=r"can't read the drive .*: No such file"):
         machine.create_disk(backing=folder / "none")
     with pytest.raises(VMConfigError, match="a disk needs a size"):
         machine.create_disk()
-    with pytest.raises(VMError, match="can't make the disk .*: No such file or directory"):
+    with pytest.raises(VMError, match=r"can't make the disk .*: No such file or directory"):
         pytest_qmp.create_disk(folder / "none" / "disk", "1M", "raw")
 
 
@@ -233,7 +235,7 @@ def test_the_tool_beside_the_binary_comes_first(qemu: str) -> None:
 
 def test_no_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(VMError, match="there is no qemu-img.*apt-get install qemu-utils"):
+    with pytest.raises(VMError, match=r"there is no qemu-img.*apt-get install qemu-utils"):
         pytest_qmp.create_disk(tmp_path / "disk", "1M")
     # One that is nothing but a hole needs none.
     assert pytest_qmp.create_disk(tmp_path / "disk", "1M", "raw").stat().st_size == MIB
@@ -280,9 +282,9 @@ def test_nodes_come_and_go(either: VirtualMachine, folder: Path) -> None:
 def test_nodes_that_cannot_be(either: VirtualMachine, folder: Path) -> None:
     vm = either
     missing = folder / "none"
-    with pytest.raises(QMPCommandError, match="Could not open .*No such file or directory"):
+    with pytest.raises(QMPCommandError, match=r"Could not open .*No such file or directory"):
         vm.blockdev("raw", file=missing)
-    with pytest.raises(VMConfigError, match="can't read the drive .*No such file or directory"):
+    with pytest.raises(VMConfigError, match=r"can't read the drive .*No such file or directory"):
         vm.blockdev(missing)
     with pytest.raises(QMPCommandError, match="'nonsense'"):
         vm.blockdev("nonsense")
