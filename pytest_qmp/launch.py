@@ -102,6 +102,7 @@ def launch(item: pytest.Item, config: VMConfig, settings: QMPSettings) -> Virtua
     else:
         machine = VirtualMachine(config)
     machine.label = config.name or f"vm{len(machines)}"
+    machine.update_screens = settings.update_screens
     machine.keep_logs()
     machines.append(machine)
     if len(machines) > 1:

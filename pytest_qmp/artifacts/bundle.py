@@ -121,6 +121,9 @@ def _fresh_file(directory: int, name: str) -> IO[bytes]:
 
 
 def _files(machine: VirtualMachine) -> Iterator[tuple[str, bytes]]:
+    # First, so that one whose name is ours gives way.
+    for name, data in machine.attachments.items():
+        yield re.sub(r"[^\w.-]", "_", name).lstrip("."), data
     messages = (
         json.dumps({"time": moment, "direction": way, "message": data.decode("utf-8", "replace")})
         for moment, way, data in machine.transcript
