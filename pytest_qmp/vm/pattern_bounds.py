@@ -22,7 +22,6 @@ if _parser is None:
 _NEWLINE = 10
 _SINGLE = frozenset({"LITERAL", "NOT_LITERAL", "ANY", "IN"})
 _REPEATS = frozenset({"MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"})
-_WITH_NEWLINE = frozenset({"CATEGORY_SPACE", "CATEGORY_NOT_DIGIT", "CATEGORY_NOT_WORD"})
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class Bounds:
         behind: how many characters before its place; infinite if that is unknown.
         lazy_margin: where the only unbounded part takes as little as it can: how far beyond the
             end of a match it has looked at most; else infinite.
+        steady: True if it can match in one way only at each place, and it is known where that
+            ends: what follows a match can't change it.
     """
 
     literal: str = ""
@@ -45,6 +46,7 @@ class Bounds:
     newlines: float = math.inf
     behind: float = math.inf
     lazy_margin: float = math.inf
+    steady: bool = False
 
 
 def literal_bounds(text: str) -> Bounds:
@@ -64,7 +66,8 @@ def bounds_of(pattern: re.Pattern[str]) -> Bounds:
         return Bounds()
     literal, whole = ("", False) if pattern.flags & re.IGNORECASE else _beginning(tree)
     margin = _lazy_margin(tree, walk) if math.isinf(width) else math.inf
-    return Bounds(literal, whole, width, newlines, max(1, walk.behind), margin)
+    steady = bool(literal) and not walk.special and _is_steady(tree, pattern.flags)
+    return Bounds(literal, whole, width, newlines, max(1, walk.behind), margin, steady)
 
 
 class _UnknownError(Exception):
@@ -93,14 +96,14 @@ class _Walk:
 
     def _node(self, name: str, argument: Any, dotall: bool) -> _Extent:
         if name in _SINGLE:
-            return 1, _takes_newline(name, argument, dotall)
+            return 1, _takes(name, argument, "\n", dotall)
         if name in _REPEATS:
             _, high, body = argument
             return self._repeated(self.sequence(body, dotall), high)
         if name == "SUBPATTERN":
             group, added, removed, body = argument
             dotall = (dotall or bool(added & re.DOTALL)) and not removed & re.DOTALL
-            if (added | removed) & re.IGNORECASE:
+            if added or removed:
                 self.special = True
             extent = self.sequence(body, dotall)
             if group is not None:
@@ -162,24 +165,55 @@ def _widest(extents: Iterable[_Extent]) -> _Extent:
     return max(widths), max(newlines)
 
 
-def _takes_newline(name: str, argument: Any, dotall: bool) -> bool:
+def _takes(name: str, argument: Any, character: str, dotall: bool) -> bool:
+    """Whether a part that takes one character takes this one; case is minded."""
+    number = ord(character)
     if name == "LITERAL":
-        return bool(argument == _NEWLINE)
+        return bool(argument == number)
     if name == "NOT_LITERAL":
-        return bool(argument != _NEWLINE)
+        return bool(argument != number)
     if name == "ANY":
-        return dotall
+        return dotall or number != _NEWLINE
     negated = False
     for op, value in argument:
         if op.name == "NEGATE":
             negated = True
         elif (
-            (op.name == "LITERAL" and value == _NEWLINE)
-            or (op.name == "RANGE" and value[0] <= _NEWLINE <= value[1])
-            or (op.name == "CATEGORY" and value.name in _WITH_NEWLINE)
+            (op.name == "LITERAL" and value == number)
+            or (op.name == "RANGE" and value[0] <= number <= value[1])
+            or (op.name == "CATEGORY" and _in_category(value.name, character))
         ):
             return not negated
     return negated
+
+
+def _in_category(name: str, character: str) -> bool:
+    name = name.replace("UNI_", "")
+    if name.endswith("DIGIT"):
+        found = character.isdecimal()
+    elif name.endswith("SPACE"):
+        found = character.isspace()
+    elif name.endswith("WORD"):
+        found = character.isalnum() or character == "_"
+    else:
+        raise _UnknownError(name)
+    return found != ("_NOT_" in name)
+
+
+def _is_steady(tree: Any, flags: int) -> bool:
+    """See ``Bounds``: characters, and repeats of some, each ended by one that it does not take."""
+    parts = list(_flat(tree))
+    for (name, argument), (following, wanted) in zip(parts, [*parts[1:], ("", None)], strict=True):
+        if name in _SINGLE:
+            continue
+        if name not in _REPEATS or following != "LITERAL":
+            return False
+        body = list(_flat(argument[2]))
+        if len(body) != 1 or body[0][0] not in _SINGLE:
+            return False
+        if _takes(*body[0], chr(wanted), bool(flags & re.DOTALL)):
+            return False
+    return True
 
 
 def _beginning(nodes: Iterable[tuple[Any, Any]]) -> tuple[str, bool]:

@@ -93,7 +93,10 @@ class Searcher:
     def is_final(self, found: Found, text: str) -> bool:
         """Whether no further text can change what was found in this one."""
         for number, (index, _, bounds) in enumerate(self._wanted):
-            if index == found.index and found.end + bounds.lazy_margin <= len(text):
+            if index == found.index and (
+                found.end + bounds.lazy_margin <= len(text)
+                or (bounds.steady and text.find(bounds.literal, self.begins[number]) >= found.start)
+            ):
                 continue
             # One that is named later has to begin earlier.
             last = found.start if index <= found.index else found.start - 1
