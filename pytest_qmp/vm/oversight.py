@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from pytest_qmp.vm.verdicts import ProcessEnd, Verdict
 __all__ = ["Oversight", "indented"]
 
 _SYNC_SECONDS = 1.0
+# When the guest wrote is remembered for so many times.
+_MOMENTS = 1000
 # Of these the console often tells more than the event.
 _TOLD_BY_CONSOLE = frozenset({"panic", "crash-loaded", "reset", "shutdown", "watchdog", "exit"})
 
@@ -61,6 +65,7 @@ class Oversight:
         self._backend = backend
         self._tap: EventTap | None = None
         self._attendances: list[Attendance] = []
+        self._wrote_at: deque[float] = deque(maxlen=_MOMENTS)
         self._pidfd = -1
         self._watches = False
         self._killed_for_memory = _memory_kills()
@@ -70,17 +75,23 @@ class Oversight:
         stream = OutputStream()
         self.streams[name] = stream
         self.board.add_wait(stream.look_again)
-        feed: Callable[[bytes], None] = stream.feed
+        watch: ConsoleWatch | None = None
         if self._config.console_watch:
             patterns = dict(self._config.console_watch)
             watch = ConsoleWatch(name, patterns, self.board.on_console)
 
-            def feed(data: bytes) -> None:
-                stream.feed(data)
+        def feed(data: bytes) -> None:
+            self._wrote_at.append(time.time())
+            stream.feed(data)
+            if watch is not None:
                 watch.feed(data)
 
         self._attendances.append(drain(sock, feed))
         return stream
+
+    def wrote_between(self, begin: float, end: float) -> bool:
+        """Whether the guest wrote to a console then, in seconds since the epoch."""
+        return any(begin < moment < end for moment in tuple(self._wrote_at))
 
     def open_tap(self, monitor: socket.socket) -> None:
         """Takes the second monitor, as soon as it is there."""

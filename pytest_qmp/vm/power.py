@@ -255,7 +255,9 @@ class MachinePower(MachinePorts):
                 matcher = EventMatcher("SHUTDOWN")
                 return self.qmp.wait_for_event_since(0, matcher, deadline, keep=True)
             except QMPDisconnectedError:
-                if self._backend.kind == "external" or self._reap(deadline) != 0:
+                external = self._backend.kind == "external"
+                end = None if external else board.wait_for_end(deadline)
+                if end is None or end.status != 0:
                     raise
         return next((one for one in reversed(self.events) if one.name == "SHUTDOWN"), None)
 

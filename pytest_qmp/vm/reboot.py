@@ -26,6 +26,7 @@ __all__ = ["RebootExpectation", "Until"]
 Until = str | re.Pattern[str]
 
 _SAMPLES = 10_000
+_UNDER_WAY_SECONDS = 0.05
 
 
 class RebootExpectation:
@@ -119,7 +120,6 @@ class RebootExpectation:
     def _await_reset(self, deadline: Deadline) -> QMPEvent:
         __tracebackhide__ = True
         machine = self._machine
-        board = machine._oversight.board
         others: list[str] = []
         number = self._since
         while True:
@@ -128,9 +128,7 @@ class RebootExpectation:
             for event in events[max(0, number - dropped) : max(0, seen - dropped)]:
                 if event.name != "RESET":
                     continue
-                # The background has to have judged it.
-                machine._oversight.sync()
-                if board.is_own_reset(event):
+                if self._is_firmware_s(event):
                     others.append(f"{event}, which the firmware made of the one before")
                 elif self._guest is not None and event.data.get("guest") is not self._guest:
                     others.append(str(event))
@@ -145,6 +143,22 @@ class RebootExpectation:
             + (f"Other resets came: {'; '.join(others)}. " if others else "")
             + machine.events.describe(EventMatcher("RESET"))
             + machine._shown_console()
+        )
+
+    def _is_firmware_s(self, event: QMPEvent) -> bool:
+        oversight = self._machine._oversight
+        # The background has to have judged it.
+        oversight.sync()
+        if not oversight.board.is_own_reset(event):
+            return False
+        earlier = [
+            one.timestamp
+            for one in self._machine.events
+            if one.name == "RESET" and one.timestamp < event.timestamp
+        ]
+        # The firmware resets before anything is written; what was, was under way for a moment.
+        return not oversight.wrote_between(
+            max(earlier, default=0.0) + _UNDER_WAY_SECONDS, event.timestamp
         )
 
 

@@ -91,7 +91,7 @@ def _checked_rtc(rtc: object) -> str | None:
             rtc = rtc.astimezone(timezone.utc).replace(tzinfo=None)
         return rtc.replace(microsecond=0).isoformat()
     if isinstance(rtc, date):
-        return rtc.isoformat()
+        return f"{rtc.isoformat()}T00:00:00"
     raise VMConfigError(
         "VMConfig.rtc is the date at which the guest's clock begins, as '2026-01-01T00:00:00' or a "
         f"datetime, or 'utc' or 'localtime' for this host's: not {rtc!r}"
