@@ -260,12 +260,19 @@ def test_linux_gets_a_disk(linux: VirtualMachine, tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_qemu
-def test_linux_gets_a_cpu_and_memory(linux: VirtualMachine) -> None:
-    cpu = linux.hotplug("qemu64-x86_64-cpu")
-    until(linux, "test -e /sys/devices/system/cpu/cpu1/online")
-    linux.unplug(cpu)
+def test_linux_gets_memory(linux: VirtualMachine) -> None:
     linux.execute("object-add", qom_type="memory-backend-ram", id="more", size=128 << 20)
     dimm = linux.hotplug("pc-dimm", memdev="more")
     linux.wait_for_event("ACPI_DEVICE_OST", {"data": {"info": {"device": dimm, "source": 1}}})
     linux.unplug(dimm)
     linux.execute("object-del", id="more")
+
+
+@pytest.mark.needs_qemu
+def test_linux_gets_a_cpu(linux: VirtualMachine) -> None:
+    # Once a CPU has gone under TCG, QEMU 7.2 crashes with the next change of memory.
+    cpu = linux.hotplug("qemu64-x86_64-cpu")
+    until(linux, "test -e /sys/devices/system/cpu/cpu1/online")
+    if linux.qmp.version >= (10, 0):
+        linux.unplug(cpu)
+        assert cpu not in devices(linux)
