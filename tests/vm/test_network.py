@@ -28,10 +28,13 @@ from pytest_qmp import (
     VMConfig,
     VMConfigError,
     VMError,
+    VMFactory,
     VMVerdictError,
 )
+from pytest_qmp.artifacts.bundle import write_bundle
 from pytest_qmp.vm.argv import build_argv
 from pytest_qmp.vm.host import find_qemu
+from pytest_qmp.vm.network_config import ends_of
 from pytest_qmp.vm.usernet import parse_cards, parse_connections
 from tests.guests import debian
 from tests.vm.test_versions import UNPACKED
@@ -191,7 +194,8 @@ def test_a_machine_without_a_user_network() -> None:
 def test_no_two_machines_have_the_same_port() -> None:
     with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
         machines = [paused(machine="pc", ports=[22, ("udp", 53)]) for _ in range(8)]
-        stack.enter_context(ExitStack()).callback(lambda: [one.close() for one in machines])
+        for one in machines:
+            stack.callback(one.close)
         found = [
             port for ports in pool.map(lambda vm: vm.start().ports.values(), machines)
             for port in ports
@@ -309,16 +313,19 @@ class Guest:
 
     vm: VirtualMachine
 
+    @property
+    def mac(self) -> str:
+        """The hardware address of its card on the link."""
+        (end,) = ends_of(self.vm.config.links)
+        return end.mac
+
     def run(self, command: str) -> str:
         """What a command writes."""
-        console = self.vm.console
-        between = " " if command.endswith("&") else "; "
-        console.sendline(f"{command}{between}echo status=$?.")
-        console.expect(r"status=(\d+)\.\r\n", timeout=LIMIT)
-        written = str(console.before)
-        assert console.match[1] == "0", f"{command}: {written}"
-        console.expect_exact(linux_guest.PROMPT)
-        return written.replace("\r", "").partition("\n")[2]
+        return self.vm.console.run(command, LIMIT, check=True).output
+
+    def leave(self, command: str) -> None:
+        """Starts something that goes on without the terminal."""
+        self.run(f"setsid sh -c '{command}' > /dev/null 2>&1 < /dev/null &")
 
 
 def linux(**more: Any) -> VMConfig:
@@ -349,7 +356,7 @@ def pair() -> Iterator[tuple[Guest, Guest, Link]]:
         guests = [Guest(vm) for vm in machines]
         for number, guest in enumerate(guests):
             guest.vm.console.expect_exact(linux_guest.PROMPT)
-            card = interface(guest, guest.vm.config.links[0].mac)  # type: ignore[union-attr]
+            card = interface(guest, guest.mac)
             address = LINUX_ADDRESS.format(number + 1)
             guest.run(f"ip addr add {address}/24 dev {card} && ip link set {card} up")
         yield guests[0], guests[1], link
@@ -373,14 +380,13 @@ def test_two_guests_talk_over_a_link(pair: tuple[Guest, Guest, Link]) -> None:
         assert int(first.run(f"{ask} | wc -c")) > 4 * 1024 * 1024
         wire.settimeout(LIMIT)
         seen = wire.recv(70000)
-    macs = {one.vm.config.links[0].mac for one in (first, second)}  # type: ignore[union-attr]
-    assert {seen[:6].hex(":"), seen[6:12].hex(":")} <= macs
+    assert seen[6:12].hex(":") in {first.mac, second.mac}
 
 
 @real
 def test_the_test_itself_is_on_the_link(pair: tuple[Guest, Guest, Link]) -> None:
     first, _, link = pair
-    card = interface(first, first.vm.config.links[0].mac)  # type: ignore[union-attr]
+    card = interface(first, first.mac)
     with link.socket() as wire:
         wire.settimeout(LIMIT)
         own, theirs = bytes.fromhex("525400000099"), socket.inet_aton(LINUX_ADDRESS.format(1))
@@ -396,7 +402,7 @@ def test_the_test_itself_is_on_the_link(pair: tuple[Guest, Guest, Link]) -> None
 @real
 def test_a_cable_is_pulled_and_plugged(pair: tuple[Guest, Guest, Link]) -> None:
     first, second, link = pair
-    card = interface(first, first.vm.config.links[0].mac)  # type: ignore[union-attr]
+    card = interface(first, first.mac)
 
     def carrier(value: int) -> str:
         return f"until grep -q {value} /sys/class/net/{card}/carrier; do :; done"
@@ -446,18 +452,18 @@ def test_waiting_for_a_server(pair: tuple[Guest, Guest, Link]) -> None:
         vm.wait_for_port(25, timeout=0.3)
     card = interface(first, "52:54:00:12:34:56")
     first.run(f"ip addr add 10.0.2.77/24 dev {card}; ip link set {card} up")
-    first.run("ping 10.0.2.2 > /dev/null &")
+    first.leave("ping 10.0.2.2")
     with pytest.raises(QMPTimeoutError, match=r"uses the address 10\.0\.2\.77.*by DHCP"):
         vm.wait_for_port(25, timeout=2)
     first.run(f"ip addr flush dev {card}; ip addr add 10.0.2.15/24 dev {card}")
     with pytest.raises(QMPTimeoutError, match=r"(?s)no server listens \(\d+ times\).*last lines"):
         vm.wait_for_port(25, timeout=1)
     # A server that takes one caller alone: the wait is none.
-    first.run("(echo SSH-2.0-busy; sleep 99) | nc -l -p 22 > /dev/null &")
+    first.leave("(echo SSH-2.0-busy; sleep 99) | nc -l -p 22")
     assert vm.wait_for_port(22) == vm.ports[22]
     assert vm.wait_for_port(22) == vm.ports[22]
     assert vm.wait_for_port(22, banner=r"SSH-2\.0") == vm.ports[22]
-    first.run("sleep 99 | nc -l -p 81 > /dev/null &")
+    first.leave("sleep 99 | nc -l -p 81")
     with pytest.raises(QMPTimeoutError, match="it listens, and said"):
         vm.wait_for_port(81, banner="nothing like it", timeout=1)
     with pytest.raises(VMConfigError, match="banner= is a regular expression"):
@@ -473,9 +479,9 @@ def test_a_guest_that_configures_itself(qemu: str) -> None:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=LIMIT) as page:
             assert page.status == 200
         # Nothing outside: not even this host.
+        vm.console.expect_exact(linux_guest.PROMPT)
         with socket.create_server(("127.0.0.1", 0)) as server:
             server.setblocking(False)
-            Guest(vm).vm.console.expect_exact(linux_guest.PROMPT)
             Guest(vm).run(f"! nc -w 1 10.0.2.2 {server.getsockname()[1]} < /dev/null")
             with pytest.raises(BlockingIOError):
                 server.accept()
@@ -490,6 +496,32 @@ def test_a_wait_for_a_port_ends_with_the_machine() -> None:
         with pytest.raises(VMVerdictError, match="killed by SIGKILL"):
             vm.wait_for_port(22, timeout=LIMIT)
         assert time.monotonic() - began < LIMIT / 2
+
+
+# -- the artifacts and the fixture ---------------------------------------------------------------
+
+
+@real
+def test_captures_are_in_the_artifacts(tmp_path: Path) -> None:
+    with Link() as link, paused(network=True, links=[link], capture=True) as vm:
+        for _ in range(2):
+            place = write_bundle(tmp_path, "test", "it failed", [vm])
+            assert {one.name for one in place.glob("*.pcap")} == {"network-1.pcap", "link0-2.pcap"}
+            assert (place / "link0-2.pcap").read_bytes().startswith(PCAP_MAGIC)
+            file = vm.captures["link0-2"].path
+            vm.close()
+            assert not file.exists()
+        # By hand, machines are on one network of this host's.
+        assert (
+            "socket,id=link0,mcast=239.192.0.1:5558,localaddr=127.0.0.1"
+            in (place / "rerun.sh").read_text()
+        )
+
+
+@pytest.mark.qmp(backend="fake")
+def test_the_fixture(qmp_link: Link, qmp_vm_factory: VMFactory) -> None:
+    first, second = (qmp_vm_factory(links=[qmp_link]) for _ in range(2))
+    assert Guest(first).mac != Guest(second).mac
 
 
 # -- the fake ------------------------------------------------------------------------------------
