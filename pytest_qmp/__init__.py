@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from pytest_qmp.vm.job_story import JobInfo
     from pytest_qmp.vm.links import Link
     from pytest_qmp.vm.machine import VirtualMachine
+    from pytest_qmp.vm.migrating import Migration
     from pytest_qmp.vm.screenshot import Screenshot
     from pytest_qmp.vm.seed import create_seed
     from pytest_qmp.vm.shares import Share
@@ -79,6 +80,7 @@ _HOMES = {
     "GuestExecResult": "pytest_qmp.qmp.guest_agent",
     "JobInfo": "pytest_qmp.vm.job_story",
     "Link": "pytest_qmp.vm.links",
+    "Migration": "pytest_qmp.vm.migrating",
     "NeedsRealGuestError": "pytest_qmp.errors",
     "QEMUMonitorProtocol": "pytest_qmp.qmp.legacy",
     "QEMUNotFoundError": "pytest_qmp.errors",
@@ -124,6 +126,7 @@ __all__ = [
     "GuestExecResult",
     "JobInfo",
     "Link",
+    "Migration",
     "NeedsRealGuestError",
     "QEMUMonitorProtocol",
     "QEMUNotFoundError",
