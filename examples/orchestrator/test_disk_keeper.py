@@ -106,15 +106,9 @@ def test_says_that_qemu_went_away(
 
 
 def test_the_program_itself(qmp_fake_server: FakeQMPServer, image: Path) -> None:
-    command = [
-        sys.executable,
-        disk_keeper.__file__,
-        "attach",
-        qmp_fake_server.address,
-        "data",
-        image,
-    ]
-    subprocess.run(command, check=True, timeout=30)
+    program = [sys.executable, disk_keeper.__file__]
+    arguments = ["attach", qmp_fake_server.address, "data", str(image)]
+    subprocess.run([*program, *arguments], check=True, timeout=30)
     qmp_fake_server.assert_called_once("blockdev-add", node_name="data")
 
 
