@@ -30,9 +30,78 @@ def printable(text: str) -> str:
 
 
 def last_lines(text: str, count: int = 20, width: int = 500) -> str:
-    """The last lines of a guest's output, printable, without empty ones at the end."""
-    lines = printable(text[-(count * width) :]).rstrip().split("\n")
+    """The last lines of a guest's output as a person would have seen them, empty ones dropped.
+
+    What a carriage return, a backspace or an escape sequence makes a terminal write over is gone,
+    and so are the marks that ``Console.run()`` lays around a command's output.
+
+    >>> last_lines("10%\\r 50%\\r100%\\nlogim\\bn:\\tx")
+    '100%\\nlogin:  x'
+    """
+    text = _MARK.sub("", text[-(count * width) :])
+    lines = printable("\n".join(map(_as_seen, text.split("\n")))).rstrip().split("\n")
     return "\n".join(line if len(line) <= width else f"{line[:width]}…" for line in lines[-count:])
+
+
+_MARK = re.compile(r"~qmp[0-9a-f]{12}:\d+:(?:b;|[0-9pz]*;\r?\n?)")
+_DRAWN = re.compile(rf"{_ESCAPE.pattern}|[\r\b\t]|[^\x1b\r\b\t]+|\x1b")
+_MOVE = re.compile(r"\x1b\[(\d*)([CDGKHfJ])")
+_TAB = 8
+# Where a shell's line editor goes on in the next row, as most terminals are.
+_COLUMNS = 80
+_FARTHEST = 500
+
+
+def _as_seen(line: str) -> str:
+    """A line as a terminal shows it in the end; where the screen is cleared, another one begins."""
+    if not line.strip("\r").isprintable():
+        rows: list[list[str]] = [[]]
+        column = 0
+        for found in _DRAWN.finditer(line):
+            column = _draw(rows, column, found[0], found.end() == len(line))
+        return "\n".join("".join(row) for row in rows)
+    return line.strip("\r")
+
+
+def _draw(rows: list[list[str]], column: int, piece: str, last: bool) -> int:
+    row = rows[-1]
+    if piece == "\r":
+        wraps = column == len(row) > _COLUMNS and column % _COLUMNS == 1 and row[-1] == " "
+        if wraps and not last:
+            rows[-1] = row[:-1]
+            rows.append([])
+        return 0
+    if piece == "\b":
+        return max(0, column - 1)
+    if piece == "\t":
+        column += _TAB - column % _TAB
+        row.extend(" " * (column - len(row)))
+        return column
+    move = _MOVE.fullmatch(piece)
+    if move is not None:
+        return _move(rows, column, move[2], move[1])
+    if len(piece) > 1 and piece[0] == "\x1b":
+        return column
+    row.extend(" " * (column - len(row)))
+    row[column : column + len(piece)] = piece
+    return column + len(piece)
+
+
+def _move(rows: list[list[str]], column: int, how: str, number: str) -> int:
+    count = min(int(number[:4] or 0), _FARTHEST)
+    if how == "K":
+        if count == 0:
+            del rows[-1][column:]
+        else:
+            rows[-1][: column if count == 1 else None] = " " * column
+        return column
+    if how in "CD":
+        return max(0, column + (max(1, count) if how == "C" else -max(1, count)))
+    if how == "G":
+        return max(0, count - 1)
+    if rows[-1]:
+        rows.append([])
+    return 0
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

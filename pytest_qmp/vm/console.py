@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-import re
 import select
 import socket
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterable
 
-import pexpect
-from pexpect.spawnbase import SpawnBase
-
-from pytest_qmp.qmp.deadline import Deadline, limits
-from pytest_qmp.text import last_lines
+from pytest_qmp.qmp.deadline import limits
 from pytest_qmp.vm.console_errors import (
     ConsoleCommandError,
     ConsoleEOFError,
@@ -23,37 +14,26 @@ from pytest_qmp.vm.console_errors import (
     ConsoleTimeoutError,
     ConsoleVerdictError,
 )
-from pytest_qmp.vm.console_shell import ConsoleShell
-from pytest_qmp.vm.expecter import Ending, expecting
-from pytest_qmp.vm.searching import Found, Searcher
-from pytest_qmp.vm.stream import OutputStream
-from pytest_qmp.vm.unread import UnreadText
-from pytest_qmp.vm.verdict_board import VerdictBoard
+from pytest_qmp.vm.console_reading import ConsoleReading
+from pytest_qmp.vm.console_shell import CommandResult, ConsoleShell, ShellState
+from pytest_qmp.vm.shell_frames import RESTORE
 
 __all__ = [
+    "CommandResult",
     "Console",
     "ConsoleCommandError",
     "ConsoleEOFError",
     "ConsoleLoginError",
     "ConsoleTimeoutError",
     "ConsoleVerdictError",
+    "ShellState",
 ]
 
-_READ_SIZE = 65536
 # How long a guest that takes nothing is waited for until the verdicts are looked at again.
 _LONGEST_SLEEP = 0.01
-_ENDS = frozenset({"shutdown", "exit"})
-# What of a long ``before`` outlives the machine.
-_KEPT_BEFORE = 1 << 20
-
-if TYPE_CHECKING:
-    # pexpect is generic for type checkers only.
-    _Spawn = SpawnBase[str]
-else:
-    _Spawn = SpawnBase
 
 
-class Console(ConsoleShell, _Spawn):
+class Console(ConsoleShell, ConsoleReading):
     """A pexpect spawn on a serial port: ``expect``, ``expect_exact``, ``send``, ``sendline``, ….
 
     All of it is pexpect's own, but: what a guest writes is drained in the background from its
@@ -70,134 +50,13 @@ class Console(ConsoleShell, _Spawn):
         board: of the machine's verdicts.
     """
 
-    if TYPE_CHECKING:
-        # What pexpect's type stubs leave out of its contract for subclasses.
-        after: Any
-        match: Any
-
-        def _log(self, text: str, direction: str) -> None: ...
-
-        def _coerce_send_string(self, text: str | bytes) -> str: ...
-
-        def _pattern_type_err(self, pattern: object) -> NoReturn: ...
-
-    def __init__(
-        self,
-        name: str,
-        sock: socket.socket,
-        stream: OutputStream,
-        *,
-        timeout: float | None,
-        explain_end: Callable[[], str],
-        board: VerdictBoard,
-    ) -> None:
-        self._unread = UnreadText(stream, lambda text: self._log(text, "read"))
-        self._before: str | tuple[int, int] | None = None
-        super().__init__(
-            timeout=timeout, maxread=_READ_SIZE, encoding="utf-8", codec_errors="replace"
-        )
-        self.name = name
-        self.child_fd = sock.fileno()
-        self.closed = False
-        self.linesep = "\n"
-        self._sock = sock
-        self._stream = stream
-        self._explain_end = explain_end
-        self._board = board
-        self._awaited: tuple[str, bool] = ("news", False)
-
-    @property
-    def log(self) -> str:
-        """All that the guest wrote since the start, as text."""
-        return self._stream.everything().decode("utf-8", "replace")
-
-    def tail(self, lines: int = 20) -> str:
-        """The last lines, as a person would have seen them."""
-        return last_lines(self._stream.tail().decode("utf-8", "replace"), lines)
-
     def isalive(self) -> bool:
         """True until the console is closed."""
         return not self.closed
 
     def close(self) -> None:
         """Stops using the port; the machine runs on."""
-        if isinstance(self._before, tuple):
-            # The log may go with the machine.
-            start, end = self._before
-            self._before = self._decoded(max(start, end - _KEPT_BEFORE), end)
         self.closed = True
-
-    @property
-    def before(self) -> str | None:
-        """The text before what was found, or all that nothing has matched where nothing was.
-
-        It is read from the log when it is asked for, so that a long one costs memory only then.
-        """
-        if isinstance(self._before, tuple):
-            return self._decoded(*self._before)
-        return self._before
-
-    @before.setter
-    def before(self, text: Any) -> None:
-        # pexpect's constructor lays a buffer of its own here, which is not used.
-        self._before = text if isinstance(text, str) else None
-
-    @property
-    def buffer(self) -> str:
-        """All that has come and that nothing has matched. What is put here takes its place."""
-        held = self._unread.buffered()
-        if held is not None:
-            return held
-        return self._decoded(self._unread.start, self._stream.size)
-
-    @buffer.setter
-    def buffer(self, text: str) -> None:
-        self._unread.replace(text)
-
-    def _decoded(self, start: int, end: int) -> str:
-        return self._stream.read_at(start, end - start).decode("utf-8", "replace")
-
-    def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> str:
-        """pexpect's primitive: the next text that nothing has matched.
-
-        Args:
-            size: how many characters at most.
-            timeout: seconds to wait for the first; -1: the console's; None: no limit.
-
-        Raises:
-            pexpect.TIMEOUT: nothing came in time.
-            pexpect.EOF: the guest's side has closed, and all was read.
-        """
-        __tracebackhide__ = True
-        deadline = limits.deadline(self.timeout if timeout == -1 else timeout)
-        self._awaited = "text", False
-        try:
-            found = self._found_by(Searcher([_ANYTHING]), deadline, settle=False)
-        except Ending as ending:
-            if ending.ended:
-                self.flag_eof = True
-                raise pexpect.EOF("the guest's side has closed") from None
-            if self._patience() <= 0:
-                self._raise_verdict(gone=False)
-            raise pexpect.TIMEOUT("nothing came") from None
-        text = found.match.string[:size]
-        self._unread.consume(len(text))
-        return str(text)
-
-    def _patience(self) -> float:
-        """Seconds that it makes sense to wait for more, by what is known of the machine."""
-        if not self._board.pending:
-            return math.inf
-        _, wants_end = self._awaited
-        kinds = _ENDS if wants_end else frozenset[str]()
-        return self._board.wait_for_last_words(kinds)
-
-    def _raise_verdict(self, *, gone: bool) -> None:
-        __tracebackhide__ = True
-        awaited, _ = self._awaited
-        error = self._board.error(f"{awaited} at the console {self.name}", gone=gone)
-        if error is not None:
-            raise ConsoleVerdictError(error)
 
     def send(self, text: str) -> int:
         """Types a text, as it is.
@@ -245,6 +104,53 @@ class Console(ConsoleShell, _Spawn):
         __tracebackhide__ = True
         return self.send(f"{text}{self.linesep}")
 
+    def sendcontrol(self, char: str) -> int:
+        """Types a control character: ``sendcontrol("c")`` is Ctrl-C.
+
+        Args:
+            char: a letter, or one of ``@[\\]^_?``.
+
+        Raises:
+            ValueError: there is no such control character.
+        """
+        __tracebackhide__ = True
+        code = ord(char.upper()) ^ 0x40 if len(char) == 1 else -1
+        if not (0 <= code < 0x20 or code == 0x7F):
+            raise ValueError(f"there is no control character Ctrl-{char}")
+        return self.send(chr(code))
+
+    def sendintr(self) -> int:
+        """Types Ctrl-C, which ends the program in front."""
+        __tracebackhide__ = True
+        return self.sendcontrol("c")
+
+    def sendeof(self) -> int:
+        """Types Ctrl-D, which ends the input of the program in front."""
+        __tracebackhide__ = True
+        return self.sendcontrol("d")
+
+    def interact(self, escape_character: str | None = "\x1d") -> None:
+        """Gives the console to a person at the terminal, until Ctrl-] is pressed.
+
+        What was shown is passed over by the next expect. Where ``run()`` has turned the guest's
+        echo off, it is turned on meanwhile. Run pytest with ``-s``, so that it leaves the terminal
+        alone.
+
+        Args:
+            escape_character: what ends it; None: nothing but the machine's end.
+
+        Raises:
+            VMError: there is no terminal.
+        """
+        __tracebackhide__ = True
+        from pytest_qmp.vm.console_interact import interact
+
+        if self.shell_state is not None:
+            self.send(f"{RESTORE}\n")
+            self.shell_state = None
+        shown = interact(self._stream, self._unread.start, self.send, self.name, escape_character)
+        self._unread.skip(shown)
+
     def write(self, text: str) -> None:
         """Types a text, as a file's ``write`` does."""
         __tracebackhide__ = True
@@ -255,202 +161,3 @@ class Console(ConsoleShell, _Spawn):
         __tracebackhide__ = True
         for text in texts:
             self.send(text)
-
-    def expect(
-        self,
-        pattern: Any,
-        timeout: float | None = -1,
-        searchwindowsize: int | None = -1,
-        async_: bool = False,
-        **more: Any,
-    ) -> Any:
-        """Waits until the guest has written a match of a pattern.
-
-        As pexpect's ``expect``: ``before``, ``match`` and ``after`` tell what was found, and what
-        follows it is left for the next one.
-
-        Args:
-            pattern: a regular expression, compiled or not, ``pexpect.EOF``, ``pexpect.TIMEOUT``,
-                or a list of them.
-            timeout: seconds; -1: the console's; None: no limit.
-            searchwindowsize: how many characters back from the end are searched; -1: the
-                console's ``searchwindowsize``; None: all.
-            async_: True returns an awaitable.
-            more: ``async``, the old name of ``async_``.
-
-        Returns:
-            The index of the pattern that was found.
-
-        Raises:
-            ConsoleTimeoutError: it did not come; the text has the guest's last lines.
-            ConsoleEOFError: the guest's side closed first.
-        """
-        __tracebackhide__ = True
-        patterns = self.compile_pattern_list(pattern)
-        return self.expect_list(patterns, timeout, searchwindowsize, async_, **more)
-
-    def expect_list(
-        self,
-        pattern_list: list[Any],
-        timeout: float | None = -1,
-        searchwindowsize: int | None = -1,
-        async_: bool = False,
-        **more: Any,
-    ) -> Any:
-        """As ``expect``, for a list of compiled patterns."""
-        __tracebackhide__ = True
-        async_ = _async_of(more, async_)
-        for one in pattern_list:
-            if one not in (pexpect.EOF, pexpect.TIMEOUT) and not isinstance(one, re.Pattern):
-                self._pattern_type_err(one)
-        return self._expect(pattern_list, timeout, searchwindowsize, async_)
-
-    def expect_exact(
-        self,
-        pattern_list: Any,
-        timeout: float | None = -1,
-        searchwindowsize: int | None = -1,
-        async_: bool = False,
-        **more: Any,
-    ) -> Any:
-        """As ``expect``, for plain texts."""
-        __tracebackhide__ = True
-        async_ = _async_of(more, async_)
-        if isinstance(pattern_list, str) or pattern_list in (pexpect.EOF, pexpect.TIMEOUT):
-            pattern_list = [pattern_list]
-        if not isinstance(pattern_list, Iterable):
-            self._pattern_type_err(pattern_list)
-        wanted = list(pattern_list)
-        for one in wanted:
-            if one not in (pexpect.EOF, pexpect.TIMEOUT) and not isinstance(one, str):
-                self._pattern_type_err(one)
-        return self._expect(wanted, timeout, searchwindowsize, async_)
-
-    def expect_loop(
-        self, searcher: Any, timeout: float | None = -1, searchwindowsize: int | None = -1
-    ) -> Any:
-        """As ``expect``, for one of pexpect's searchers."""
-        __tracebackhide__ = True
-        known = getattr(searcher, "_searches", None) or getattr(searcher, "_strings", [])
-        wanted = dict(known)
-        if searcher.eof_index >= 0:
-            wanted[searcher.eof_index] = pexpect.EOF
-        if searcher.timeout_index >= 0:
-            wanted[searcher.timeout_index] = pexpect.TIMEOUT
-        return self._expect([wanted[n] for n in sorted(wanted)], timeout, searchwindowsize, False)
-
-    def _expect(
-        self, wanted: list[Any], timeout: float | None, window: int | None, async_: bool
-    ) -> Any:
-        __tracebackhide__ = True
-        searcher = Searcher(wanted, self.searchwindowsize if window == -1 else window)
-        deadline = limits.deadline(self.timeout if timeout == -1 else timeout)
-        self._awaited = _names(wanted), searcher.eof_index >= 0
-        if async_:
-            return self._expect_async(searcher, deadline)
-        try:
-            return self._take(self._found_by(searcher, deadline))
-        except Ending as ending:
-            return self._nothing_found(searcher, deadline, ending.ended)
-
-    async def _expect_async(self, searcher: Searcher, deadline: Deadline) -> int:
-        __tracebackhide__ = True
-        loop = asyncio.get_running_loop()
-        news = asyncio.Event()
-        remove = self._stream.add_listener(lambda: loop.call_soon_threadsafe(news.set))
-        steps = expecting(self._unread, self._stream, searcher, deadline, self._patience)
-        try:
-            while True:
-                news.clear()
-                position, looks, seconds = next(steps)
-                if self._stream.is_news(position, looks):
-                    continue
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(news.wait(), seconds)
-        except StopIteration as stop:
-            found: Found = stop.value
-        except Ending as ending:
-            return self._nothing_found(searcher, deadline, ending.ended)
-        finally:
-            remove()
-        return self._take(found)
-
-    def _found_by(self, searcher: Searcher, deadline: Deadline, *, settle: bool = True) -> Found:
-        steps = expecting(
-            self._unread, self._stream, searcher, deadline, self._patience, settle=settle
-        )
-        try:
-            while True:
-                self._stream.wait_beyond(*next(steps))
-        except StopIteration as stop:
-            found: Found = stop.value
-            return found
-
-    def _take(self, found: Found) -> int:
-        self._before = self._unread.before(found.start)
-        self.after = self._unread.text[found.start : found.end]
-        self.match = found.match
-        self.match_index = found.index
-        self._unread.consume(found.end)
-        return found.index
-
-    def _nothing_found(self, searcher: Searcher, deadline: Deadline, ended: bool) -> int:
-        __tracebackhide__ = True
-        self._before = self._unread.before(self._unread.length)
-        kind, index = (
-            (pexpect.EOF, searcher.eof_index)
-            if ended
-            else (pexpect.TIMEOUT, searcher.timeout_index)
-        )
-        if not ended and self._patience() <= 0:
-            self._raise_verdict(gone=False)
-        self.after = kind
-        self.match = kind if index >= 0 else None
-        self.match_index = index if index >= 0 else None
-        if ended:
-            self.flag_eof = True
-            self._unread.skip(self._stream.size)
-        if index >= 0:
-            return index
-        names, _ = self._awaited
-        if not ended:
-            raise ConsoleTimeoutError(
-                f"waited {deadline.words} for {names} at the console {self.name}, in vain.\n"
-                f"{self._shown()}"
-            )
-        self._raise_verdict(gone=True)
-        raise ConsoleEOFError(
-            f"the console {self.name} closed while {names} was awaited "
-            f"(for {deadline.elapsed:.1f} s): {self._ended()}\n{self._shown()}"
-        )
-
-    def _raise_if_over(self, ending: Ending, deadline: Deadline) -> None:
-        """Raises what ended a wait before its time."""
-        __tracebackhide__ = True
-        if ending.ended or self._patience() <= 0:
-            self._nothing_found(Searcher([]), deadline, ending.ended)
-
-    def _ended(self) -> str:
-        return self._explain_end() or "the guest's side has closed"
-
-    def _shown(self) -> str:
-        tail = self.tail()
-        if not tail:
-            return "The guest has written nothing at it."
-        return "Its last lines:\n" + "\n".join(f"  | {line}" for line in tail.split("\n"))
-
-
-_ANYTHING = re.compile(".", re.DOTALL)
-
-
-def _async_of(more: dict[str, Any], async_: bool) -> bool:
-    """pexpect's ``async``, which no parameter can be called any more."""
-    async_ = more.pop("async", async_)
-    if more:
-        raise TypeError(f"unknown keyword arguments: {', '.join(more)}")
-    return async_
-
-
-def _names(wanted: Iterable[Any]) -> str:
-    texts = [one if isinstance(one, str) else getattr(one, "pattern", None) for one in wanted]
-    return " or ".join(repr(one) for one in texts if one is not None) or "its end"

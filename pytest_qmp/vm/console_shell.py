@@ -296,7 +296,12 @@ class ConsoleShell(ConsoleLogin):
         def tail(self, lines: int = 20) -> str: ...
 
         def _found_by(
-            self, searcher: Searcher, deadline: Deadline, *, settle: bool = True
+            self,
+            searcher: Searcher,
+            deadline: Deadline,
+            *,
+            settle: bool = True,
+            unread: UnreadText | None = None,
         ) -> Found: ...
 
         def _take(self, found: Found) -> int: ...

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_qmp.errors import NeedsRealGuestError, VMError
+from pytest_qmp.qmp.waiting import DEFAULT, Timeout
+from pytest_qmp.text import nearest
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.commands import MachineCommands
 from pytest_qmp.vm.config import VMConfig
@@ -76,6 +78,39 @@ class MachinePorts(MachineCommands):
                 self._opened_consoles[name] = console
                 self._releases.append(console.close)
         return self._opened_consoles
+
+    def assert_console(
+        self, pattern: Any, timeout: Timeout = DEFAULT, *, console: str | None = None
+    ) -> Any:
+        """Asserts that a console has shown something since the start, or shows it in time.
+
+        What was expected before counts too, and is not taken from a later ``expect``.
+
+        Args:
+            pattern: a regular expression, compiled or not, or a list of them, of which any will
+                do.
+            timeout: seconds; 0 looks once.
+            console: its name; None: the first.
+
+        Returns:
+            The match.
+
+        Raises:
+            AssertionError: it does not; the text shows what was expected beside the last lines and
+                the line most like it.
+            VMVerdictError: something happened to the machine, so that it will not.
+            VMError: there is no such console.
+        """
+        __tracebackhide__ = True
+        from pytest_qmp.asserts.consoles import assert_console
+
+        if console is not None and console not in self.consoles:
+            raise VMError(
+                f"{self} has no console {console!r}; it has {', '.join(self.consoles) or 'none'}"
+                f"{nearest(console, self.consoles)}"
+            )
+        shown = self.console if console is None else self.consoles[console]
+        return assert_console(shown, pattern, self._deadline(timeout))
 
     @property
     def guest(self) -> MachineGuestAgent:

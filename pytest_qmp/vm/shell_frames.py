@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from pytest_qmp.errors import VMError
 
-__all__ = ["Frames", "Mark"]
+__all__ = ["RESTORE", "Frames", "Mark"]
 
 # POSIX lets a terminal take no more than 255 bytes a line; Linux takes 4095.
 _LONGEST_LINE = 240
@@ -30,6 +30,11 @@ _FOREIGN = r"[^\n]{0,400}\n(?:[^\n]{0,400}\n){0,15}"
 _PREPARE = (
     'stty -echo 2>/dev/null; [ "$BASH_VERSION" ] && set +o emacs +o vi +o histexpand; '
     '[ "$ZSH_VERSION" ] && unsetopt zle prompt_cr prompt_sp; '
+)
+#: What a person at the console wants back.
+RESTORE = (
+    'stty echo 2>/dev/null; [ "$BASH_VERSION" ] && set -o emacs -o histexpand; '
+    '[ "$ZSH_VERSION" ] && setopt zle prompt_cr prompt_sp'
 )
 
 

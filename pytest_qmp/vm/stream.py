@@ -47,7 +47,8 @@ class OutputStream:
         with self._changed:
             if self._file.closed:
                 # Of what was dropped, the end is left.
-                return self._last[max(0, position - self._size + len(self._last)) :][:size]
+                begin = position - self._size + len(self._last)
+                return self._last[max(0, begin) : max(0, begin + size)]
             return os.pread(self._file.fileno(), min(size, self._size - position), position)
 
     def wait_beyond(self, position: int, looks: int, seconds: float | None) -> None:
