@@ -38,16 +38,9 @@ def test_two_guests_see_each_other(qmp_vm_factory: VMFactory, qmp_link: Link) ->
 
     first.console.run("ping -c 1 -W 20 10.1.1.2", check=True)
 
-    with second.link_down():
+    with first.capture() as capture, second.link_down():
         assert first.console.run("ping -c 1 -W 1 10.1.1.2").status != 0
-
-
-# endregion
-# region: capture
-def test_guest_asks_for_an_address(qmp_vm: VirtualMachine) -> None:
-    with qmp_vm.capture() as capture:
-        qmp_vm.wait_for_port(80, timeout=60)
-    assert b"\x63\x82\x53\x63" in capture.data  # DHCP's magic cookie
+    capture.save("pings.pcap")
 
 
 # endregion

@@ -145,15 +145,19 @@ def test_reading_what_the_human_monitor_tells() -> None:
 # -- forwarded ports -----------------------------------------------------------------------------
 
 
+def unpacked(version: str) -> str | None:
+    """The path of a binary of that version, where it is unpacked."""
+    place = UNPACKED / version
+    return str(place / "usr/bin/qemu-system-x86_64") if (place / ".complete").exists() else None
+
+
 @pytest.fixture(params=["installed", "10.0", "11.1"], ids="qemu-{}".format)
 def qemu(request: pytest.FixtureRequest) -> str:
     """The path of the binary."""
-    if request.param == "installed":
-        return find_qemu("x86_64")
-    place = UNPACKED / request.param
-    if not (place / ".complete").exists():
+    path = find_qemu("x86_64") if request.param == "installed" else unpacked(request.param)
+    if path is None:
         pytest.skip(f"QEMU {request.param} is not unpacked here: run scripts/unpack-qemu")
-    return str(place / "usr" / "bin" / "qemu-system-x86_64")
+    return path
 
 
 @real
@@ -346,9 +350,12 @@ def linux(**more: Any) -> VMConfig:
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[Guest, Guest, Link]]:
-    """Two guests on one link, the first one with a restricted network, too."""
+    """Two guests on one link, the first one with a restricted network, too.
+
+    The first one is on the newest QEMU that there is, the second one on the installed one.
+    """
     with Link("lan") as link, ExitStack() as stack:
-        first = linux(links=[link], ports=[22], capture=True)
+        first = linux(links=[link], ports=[22], capture=True, qemu=unpacked("11.1"))
         machines = [
             stack.enter_context(VirtualMachine(first, name="first")),
             stack.enter_context(VirtualMachine(linux(links=[link]), name="second")),
@@ -472,6 +479,7 @@ def test_waiting_for_a_server(pair: tuple[Guest, Guest, Link]) -> None:
 
 
 @real
+@pytest.mark.parametrize("qemu", ["installed", "10.0"], ids="qemu-{}".format, indirect=True)
 def test_a_guest_that_configures_itself(qemu: str) -> None:
     config = linux(append=f"{linux_guest.APPEND} network", ports=[80], qemu=qemu)
     with VirtualMachine(config) as vm:
