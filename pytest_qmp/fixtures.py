@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from pytest_qmp.vm.links import Link
     from pytest_qmp.vm.machine import VirtualMachine
 
+    Boot = Callable[[VirtualMachine], object]
+
 __all__ = [
     "VMFactory",
     "_qmp_qemu",
+    "qmp_boot",
     "qmp_client",
     "qmp_fake_server",
     "qmp_link",
@@ -33,11 +36,15 @@ __all__ = [
 class VMFactory(Protocol):
     """What ``qmp_vm_factory`` gives."""
 
-    def __call__(self, config: VMConfig | None = None, **overrides: Any) -> VirtualMachine:
+    def __call__(
+        self, config: VMConfig | None = None, *, boot: Boot | None = ..., **overrides: Any
+    ) -> VirtualMachine:
         """Starts one more machine; it is ended with the test.
 
         Args:
             config: what to start; default: the test's ``qmp_vm_config`` and its marker.
+            boot: boots it, once for all that are like it; default: what ``qmp_boot`` returns; None
+                leaves it as it starts.
             overrides: fields of it to change.
         """
 
@@ -69,16 +76,29 @@ def qmp_vm_config(
     return complete(VMConfig(), qmp_settings, _qmp_qemu, request.node).replace(backend=None)
 
 
+@pytest.fixture(scope="session")
+def qmp_boot() -> Boot | None:
+    """How a machine is booted once, for all tests that have one like it. Override it.
+
+    It returns a function that takes the started machine and brings it to where every test is to
+    begin: it waits for a prompt, or logs in. Each test's machine is then a fresh one at that very
+    place, at the cost of a clone. None (the default): each test starts its machine, and boots it.
+    """
+    return None
+
+
 @pytest.fixture
 def qmp_vm_factory(
     request: pytest.FixtureRequest,
     qmp_settings: QMPSettings,
     qmp_vm_config: VMConfig,
+    qmp_boot: Boot | None,
     _qmp_qemu: str | None,
 ) -> Iterator[VMFactory]:
     """Starts machines: ``qmp_vm_factory()``, ``qmp_vm_factory(memory="1G")``.
 
-    Each is ended with the test, the last one first.
+    Each is ended with the test, the last one first. Those that ``qmp_boot`` boots come booted;
+    ``qmp_vm_factory(boot=None)`` gives one that does not.
     """
     from pytest_qmp.launch import complete, launch, require
     from pytest_qmp.markers import marker_changes
@@ -89,7 +109,9 @@ def qmp_vm_factory(
     require(item, complete(qmp_vm_config, qmp_settings, _qmp_qemu, item), qmp_settings)
     started: list[VirtualMachine] = []
 
-    def start(config: VMConfig | None = None, **overrides: Any) -> VirtualMachine:
+    def start(
+        config: VMConfig | None = None, *, boot: Boot | None = qmp_boot, **overrides: Any
+    ) -> VirtualMachine:
         __tracebackhide__ = True
         check_names(overrides, "qmp_vm_factory")
         if config is None:
@@ -97,7 +119,12 @@ def qmp_vm_factory(
             config = complete(qmp_vm_config, qmp_settings, _qmp_qemu, item)
             config = config.replace(backend=marker_changes(item).get("backend"))
         config = complete(config.replace(**overrides), qmp_settings, _qmp_qemu)
-        machine = launch(item, config, qmp_settings)
+        if boot is None:
+            machine = launch(item, config, qmp_settings)
+        else:
+            from pytest_qmp.booting import launch_booted
+
+            machine = launch_booted(item, config, qmp_settings, boot)
         started.append(machine)
         return machine
 

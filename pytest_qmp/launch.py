@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_qmp.vm.machine import VirtualMachine
 
 __all__ = [
+    "adopt",
     "checks_of",
     "complete",
     "launch",
@@ -96,12 +97,20 @@ def launch(item: pytest.Item, config: VMConfig, settings: QMPSettings) -> Virtua
     __tracebackhide__ = True
     from pytest_qmp.vm.machine import VirtualMachine
 
-    machines = machines_of(item)
     if settings.connect is not None and config.backend == "qemu":
         machine = VirtualMachine.attach(settings.connect, timeout=settings.timeout)
     else:
         machine = VirtualMachine(config)
-    machine.label = config.name or f"vm{len(machines)}"
+    adopt(item, machine, settings)
+    return (
+        start_with_memory(machine, item, settings) if machine.backend == "qemu" else machine.start()
+    )
+
+
+def adopt(item: pytest.Item, machine: VirtualMachine, settings: QMPSettings) -> None:
+    """Makes a machine one of a test's: reports will tell of it."""
+    machines = machines_of(item)
+    machine.label = machine.config.name or f"vm{len(machines)}"
     machine.update_screens = settings.update_screens
     machine.keep_logs()
     machines.append(machine)
@@ -109,9 +118,6 @@ def launch(item: pytest.Item, config: VMConfig, settings: QMPSettings) -> Virtua
         for one in machines:
             one.tell_apart()
     checks_of(item).append((machine.label, machine.check))
-    return (
-        start_with_memory(machine, item, settings) if machine.backend == "qemu" else machine.start()
-    )
 
 
 def machines_of(item: pytest.Item) -> list[VirtualMachine]:

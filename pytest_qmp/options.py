@@ -79,6 +79,23 @@ OPTIONS: tuple[tuple[str, dict[str, Any], str], ...] = (
         "differ, instead of failing",
     ),
     (
+        "restore",
+        {"metavar": "auto|clone|state|snapshot|boot"},
+        "how the machines that qmp_boot has booted are had anew for each test; auto (the default) "
+        "takes the quickest way that works",
+    ),
+    (
+        "template_cache",
+        {"metavar": "DIR", "nargs": "?", "const": ""},
+        "keep booted machines for later runs, in pytest's cache or in DIR",
+    ),
+    (
+        "prefetch",
+        {"metavar": "N"},
+        "how many booted machines are made ready while a test runs (default: 1 where there is a "
+        "core for it, else 0)",
+    ),
+    (
         "require",
         {"action": "store_true"},
         "fail, instead of skip, where something that a test needs is missing",

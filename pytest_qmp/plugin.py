@@ -14,6 +14,7 @@ import pytest
 
 from pytest_qmp.fixtures import (
     _qmp_qemu,
+    qmp_boot,
     qmp_client,
     qmp_fake_server,
     qmp_link,
@@ -26,6 +27,7 @@ from pytest_qmp.options import add_options, artifacts_folder, given_values, sett
 
 __all__ = [
     "_qmp_qemu",
+    "qmp_boot",
     "qmp_client",
     "qmp_fake_server",
     "qmp_link",
@@ -186,11 +188,12 @@ def pytest_runtest_makereport(
     """Adds what is known of the machines to the report of a test that had some."""
     report = yield
     if _concerns(item) or "qmp_fake_server" in getattr(item, "fixturenames", ()):
+        from pytest_qmp.booting import notes_of
         from pytest_qmp.launch import checks_of, machines_of
         from pytest_qmp.reports import add_faults, add_sections, note_backends
 
         machines = machines_of(item)
-        note_backends(report, machines, item.config)
+        note_backends(report, machines, notes_of(item), item.config)
         if report.failed:
             add_sections(report, machines)
             add_faults(report, checks_of(item))

@@ -92,10 +92,22 @@ def add_faults(report: pytest.TestReport, checks: list[tuple[str, Callable[[], N
 
 
 def note_backends(
-    report: pytest.TestReport, machines: list[VirtualMachine], config: pytest.Config
+    report: pytest.TestReport,
+    machines: list[VirtualMachine],
+    notes: list[str],
+    config: pytest.Config,
 ) -> None:
-    """Notes in a report who played its machines; xdist carries it to the controller."""
+    """Notes in a report who played its machines; xdist carries it to the controller.
+
+    Args:
+        report: of the test.
+        machines: of the test.
+        notes: how they came to be, for the last lines of the run.
+        config: of the run.
+    """
     kinds = sorted({machine.description for machine in machines})
+    if notes:
+        report.__dict__["qmp_notes"] = notes
     if kinds:
         report.__dict__["qmp_backends"] = kinds
         if hasattr(config, "workerinput") and config.get_verbosity() >= 0:
@@ -117,4 +129,9 @@ def summary(reports: list[pytest.TestReport]) -> list[str]:
         f"{count} test{'' if count == 1 else 's'} on {description}"
         for description, count in sorted(ran.items())
     ]
-    return [*lines, *(["qmp: " + ", ".join(parts)] if parts else [])]
+    notes = {f"qmp: {note}": None for report in reports for note in _notes_of(report)}
+    return [*lines, *(["qmp: " + ", ".join(parts)] if parts else []), *notes]
+
+
+def _notes_of(report: pytest.TestReport) -> list[str]:
+    return list(report.__dict__.get("qmp_notes", ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,10 @@ class QMPSettings:
         artifacts: the folder for what is left of tests, or None for the default.
         keep: which tests leave something: ``failed``, ``always`` or ``never``.
         update_screens: True writes reference pictures that are missing or differ.
+        restore: how booted machines are had anew: ``auto``, or the one way that has to work.
+        template_cache: the folder of booted machines for later runs; empty for the one in pytest's
+            cache; None: they are not kept.
+        prefetch: how many booted machines are made ready ahead, or None for the default.
         require: True fails where something is missing.
         explicit: the names of those that somebody has set.
     """
@@ -61,6 +66,9 @@ class QMPSettings:
     artifacts: str | None = None
     keep: str = "failed"
     update_screens: bool = False
+    restore: str = "auto"
+    template_cache: str | None = None
+    prefetch: int | None = None
     require: bool = False
     explicit: frozenset[str] = frozenset()
 
@@ -73,7 +81,7 @@ class QMPSettings:
         """
         given: dict[str, Any] = {}
         for name, (origin, value) in given_values(config).items():
-            if isinstance(value, str) and not value.strip():
+            if isinstance(value, str) and not value.strip() and name != "template_cache":
                 raise pytest.UsageError(f"{origin} is empty")
             check = _CHECKS.get(name)
             given[name] = check(origin, value) if check else value
@@ -169,6 +177,27 @@ def _check_scale(origin: str, value: str) -> float:
     return _above_0(origin, value, "factor")
 
 
+def _check_restore(origin: str, value: str) -> str:
+    from pytest_qmp.vm.template_ways import RESTORES
+
+    return RESTORES[_one_of(origin, value, list(RESTORES), "way to have a machine anew")]
+
+
+def _check_template_cache(origin: str, value: str) -> str:
+    if os.path.isfile(value) or "::" in value:
+        raise pytest.UsageError(
+            f"{origin} {value}: a folder is named as in {origin}=DIR; without one, give {origin} "
+            "behind the tests to run, or before another option"
+        )
+    return value
+
+
+def _check_prefetch(origin: str, value: str) -> int:
+    if not value.strip().isdigit():
+        raise pytest.UsageError(f"{origin}={value} is no number of machines: 0, 1, 2, …")
+    return int(value)
+
+
 def _check_keep(origin: str, value: str) -> str:
     return _one_of(origin, value, KEPT, "choice of what to keep")
 
@@ -188,6 +217,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "memory": _check_memory,
     "qemu": _check_qemu,
     "keep": _check_keep,
+    "prefetch": _check_prefetch,
+    "restore": _check_restore,
+    "template_cache": _check_template_cache,
     "timeout": _check_timeout,
     "timeout_scale": _check_scale,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,17 @@ import pytest
 if TYPE_CHECKING:
     from pytest_qmp.settings import QMPSettings
     from pytest_qmp.vm.machine import VirtualMachine
-    from pytest_qmp.vm.memory_ledger import MemoryLedger
+    from pytest_qmp.vm.memory_ledger import MemoryLedger, Reservation
     from pytest_qmp.vm.shared_state import SharedState
+    from pytest_qmp.vm.template_exchange import TemplateExchange
 
-__all__ = ["release_ended", "share_probes", "start_with_memory"]
+__all__ = [
+    "release_ended",
+    "share_probes",
+    "start_if_there_is_memory",
+    "start_with_memory",
+    "template_exchange",
+]
 
 _ledger = pytest.StashKey["MemoryLedger"]()
 _shared = pytest.StashKey[bool]()
@@ -32,7 +40,10 @@ def share_probes(config: pytest.Config) -> None:
 
 
 def start_with_memory(
-    machine: VirtualMachine, item: pytest.Item, settings: QMPSettings
+    machine: VirtualMachine,
+    item: pytest.Item,
+    settings: QMPSettings,
+    make_room: Callable[[], None] | None = None,
 ) -> VirtualMachine:
     """Starts a machine as soon as there is memory for it.
 
@@ -40,6 +51,7 @@ def start_with_memory(
         machine: a QEMU of ours.
         item: whose it is.
         settings: what the options say.
+        make_room: gives back what nobody needs now; called if there is no memory at once.
 
     Returns:
         the machine.
@@ -48,19 +60,68 @@ def start_with_memory(
         VMLaunchError: there never will be so much memory, or the machine did not start.
     """
     __tracebackhide__ = True
+    from pytest_qmp.vm.memory_ledger import MemoryWantingError, guest_memory
+
+    size, who = guest_memory(machine.config), _who(f"{machine.label} of {item.nodeid}", item.config)
+    ledger = _ledger_of(item.config, settings)
+    if make_room is not None:
+        try:
+            return _start_in(ledger.reserve(size, who, timeout=0), machine)
+        except MemoryWantingError:
+            make_room()
+    return _start_in(
+        ledger.reserve(size, who, on_wait=lambda text: _tell(item.config, text)), machine
+    )
+
+
+def start_if_there_is_memory(
+    machine: VirtualMachine, config: pytest.Config, settings: QMPSettings
+) -> VirtualMachine:
+    """Starts a machine that no test waits for yet.
+
+    Args:
+        machine: a QEMU of ours.
+        config: of the run.
+        settings: what the options say.
+
+    Returns:
+        the machine.
+
+    Raises:
+        VMLaunchError: there is no memory for it now, or the machine did not start.
+    """
     from pytest_qmp.vm.memory_ledger import guest_memory
 
-    worker = _worker(item.config)
-    who = f"{machine.label} of {item.nodeid}" + (f" ({worker})" if worker else "")
-    reservation = _ledger_of(item.config, settings).reserve(
-        guest_memory(machine.config), who, on_wait=lambda text: _tell(item.config, text)
-    )
+    who = _who("a machine for the next test", config)
+    ledger = _ledger_of(config, settings)
+    return _start_in(ledger.reserve(guest_memory(machine.config), who, timeout=0), machine)
+
+
+def _start_in(reservation: Reservation, machine: VirtualMachine) -> VirtualMachine:
+    __tracebackhide__ = True
     reservation.is_over = lambda: machine.exit_status is not None
     try:
         return machine.start()
     except BaseException:
         reservation.release()
         raise
+
+
+def template_exchange(config: pytest.Config) -> TemplateExchange | None:
+    """With the other workers of the run; None where there are none."""
+    if not _worker(config):
+        return None
+    from pytest_qmp.vm.template_exchange import TemplateExchange
+
+    run = config.workerinput["testrunuid"]  # type: ignore[attr-defined]
+    folder = _common_folder(config) / f"qmp-templates-{run}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return TemplateExchange(folder)
+
+
+def _who(what: str, config: pytest.Config) -> str:
+    worker = _worker(config)
+    return f"{what} ({worker})" if worker else what
 
 
 def release_ended(config: pytest.Config) -> None:
@@ -89,10 +150,13 @@ def _state(config: pytest.Config, name: str) -> SharedState:
 
     if not _worker(config):
         return SharedState()
-    # Each worker has a folder of its own in one that those of this host have in common.
-    common = Path(config._tmp_path_factory.getbasetemp()).parent  # type: ignore[attr-defined]
     run = config.workerinput["testrunuid"]  # type: ignore[attr-defined]
-    return SharedState(common / f"qmp-{name}-{run}.json")
+    return SharedState(_common_folder(config) / f"qmp-{name}-{run}.json")
+
+
+def _common_folder(config: pytest.Config) -> Path:
+    # Each worker has a folder of its own in one that those of this host have in common.
+    return Path(config._tmp_path_factory.getbasetemp()).parent  # type: ignore[attr-defined]
 
 
 def _tell(config: pytest.Config, text: str) -> None:

@@ -104,6 +104,11 @@ class WaitLimits:
         if end in self._ends:
             self._ends.remove(end)
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a moment now beyond which no wait goes."""
+        return bool(self._ends)
+
     def deadline(self, timeout: float | Deadline | None) -> Deadline:
         """The deadline of a wait that a user asks for; that of the outer one if it is given."""
         if isinstance(timeout, Deadline):

@@ -14,7 +14,7 @@ from pytest_qmp.vm.config import VMConfig, memory_bytes
 from pytest_qmp.vm.host_memory import available_memory, format_memory, total_memory
 from pytest_qmp.vm.shared_state import SharedState, process_started
 
-__all__ = ["MemoryLedger", "Reservation", "guest_memory"]
+__all__ = ["MemoryLedger", "MemoryWantingError", "Reservation", "guest_memory"]
 
 # What QEMU gives a machine of which nobody says how much; some have more of their own accord.
 _DEFAULT = 128 * 1024 * 1024
@@ -35,6 +35,10 @@ def guest_memory(config: VMConfig) -> int:
             except VMConfigError:
                 continue  # QEMU is going to refuse it, in its own words.
     return size
+
+
+class MemoryWantingError(VMLaunchError):
+    """There was not enough memory in time."""
 
 
 class Reservation:
@@ -110,7 +114,7 @@ class MemoryLedger:
                     self._held.append(reservation)
                     return reservation
                 if deadline.expired:
-                    raise VMLaunchError(
+                    raise MemoryWantingError(
                         f"waited {deadline.words} for {obstacle}. Run fewer workers at a time, "
                         "or give the machines less memory"
                     )

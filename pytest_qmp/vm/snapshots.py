@@ -13,12 +13,14 @@ from pytest_qmp.errors import VMConfigError, VMError
 from pytest_qmp.qmp.client import QMPClient
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.waiting import DEFAULT, Timeout
+from pytest_qmp.vm.argv import starts_held
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig, check_names
 from pytest_qmp.vm.freshness import freshening_command
 from pytest_qmp.vm.jobs import MachineJobs
 from pytest_qmp.vm.ports import MachinePorts
-from pytest_qmp.vm.restore_disks import copied, plain_drives, unknown_writable
+from pytest_qmp.vm.process import QEMUProcess
+from pytest_qmp.vm.restore_disks import check_disks, copied
 from pytest_qmp.vm.restore_files import memory_file, unnamed_file
 from pytest_qmp.vm.restore_process import ClonableProcess
 from pytest_qmp.vm.restore_saved import SavedConsole, SavedMachine
@@ -36,7 +38,7 @@ _LOG_BYTES = 1024 * 1024
 _PROMPT_BYTES = 256
 _SETTLE_SECONDS = 1.0
 #: What of a clone's config is nothing to the guest.
-_CHANGEABLE = ("name", "timeout", "allow", "console_watch", "env")
+_CHANGEABLE = ("name", "timeout", "allow", "console_watch")
 #: What saving and going on makes of events.
 _OURS = frozenset({"MIGRATION", "RESUME", "STOP"})
 
@@ -66,7 +68,7 @@ class MachineSnapshots(MachinePorts, MachineJobs):
         Args:
             timeout: seconds for the whole of it.
             changes: fields of the config that may differ: ``name``, ``timeout``, ``allow``,
-                ``console_watch``, ``env``; ``paused=True`` leaves the clone stopped.
+                ``console_watch``; ``paused=True`` leaves the clone stopped.
 
         Raises:
             VMError: the machine can't be saved, with QEMU's reason; or it is not ours.
@@ -85,6 +87,18 @@ class MachineSnapshots(MachinePorts, MachineJobs):
             return clone.start()
         finally:
             saved.close()
+
+    def release(self, timeout: Timeout = DEFAULT) -> None:
+        """Lets a machine run that was held at the place where it begins; another one does already.
+
+        Args:
+            timeout: seconds.
+        """
+        __tracebackhide__ = True
+        if self.held:
+            self.held = False
+            if self._saved is None or not self._saved.paused:
+                self._let_go(self.qmp, self._deadline(timeout))
 
     def freshen(self, timeout: Timeout = DEFAULT) -> bool:
         """Sets the guest's clock, and has Linux make new random numbers.
@@ -171,15 +185,10 @@ class MachineSnapshots(MachinePorts, MachineJobs):
     ) -> SavedMachine:
         process = self._backend
         clonable = process if isinstance(process, ClonableProcess) else None
-        drives = plain_drives(self.config)
+        drives = process.drives if isinstance(process, QEMUProcess) else []
         layers = clonable.layers if clonable is not None else None
         nodes = self.qmp.execute("query-named-block-nodes", {"flat": True}, timeout=deadline)
-        strange = unknown_writable(nodes, drives, layers)
-        if strange:
-            raise VMConfigError(
-                f"the disk {strange} is written to and not one of VMConfig.drives, so that its "
-                "content can't be kept: make it one of them, or read-only"
-            )
+        check_disks(nodes, drives, layers)
         consoles = self._saved_consoles()
         version = self.qmp.version
         kind = clonable.memory_kind if clonable is not None else "own"
@@ -253,8 +262,14 @@ class MachineSnapshots(MachinePorts, MachineJobs):
             console._unread.skip(len(one.log) - one.unread)
             if one.shell is not None:
                 console.shell_state = _shell_state(one.shell)
-        if not (saved.paused or self.held):
+        super()._begin(qmp, deadline)
+        if not starts_held(self.config):
             self._let_go(qmp, deadline)
+
+    def _let_go(self, qmp: QMPClient, deadline: Deadline) -> None:
+        saved = self._saved
+        if saved is None or not (saved.paused or self.held):
+            super()._let_go(qmp, deadline)
 
 
 def restored(

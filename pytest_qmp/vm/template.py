@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pytest_qmp.errors import QMPError, VMConfigError, VMError, VMLaunchError
 from pytest_qmp.qmp.deadline import limits
 from pytest_qmp.text import nearest
 from pytest_qmp.vm.config import VMConfig
 from pytest_qmp.vm.machine import VirtualMachine
+from pytest_qmp.vm.restore_disks import check_overlays
 from pytest_qmp.vm.restore_files import copy_of, memory_file, seal, sealed
+from pytest_qmp.vm.restore_process import ClonableProcess
 from pytest_qmp.vm.restore_saved import SavedMachine
 from pytest_qmp.vm.restore_state import blockers
 from pytest_qmp.vm.snapshots import check_changes, restored
+from pytest_qmp.vm.template_ways import WAYS, Way
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,10 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["WAYS", "Boot", "Template", "Way"]
 
 Boot = Callable[[VirtualMachine], object]
-Way = Literal["clone", "state", "boot"]
-
-#: How a fresh machine comes to be, the quickest first.
-WAYS: tuple[Way, ...] = ("clone", "state", "boot")
 
 #: For saving and for the proof, in seconds; a boot has the time that the config gives it.
 _SECONDS = 60.0
@@ -96,7 +95,7 @@ class Template:
                 return template
         if "boot" not in ways:
             raise _failure(restore, reasons)
-        return cls(config, "boot", reasons, None, boot)
+        return cls(config.replace(cloneable=False), "boot", reasons, None, boot)
 
     @classmethod
     def capture(cls, vm: VirtualMachine, *, restore: str = "auto") -> Self:
@@ -169,7 +168,7 @@ class Template:
 
         Args:
             changes: fields of the config that may differ: ``name``, ``timeout``, ``allow``,
-                ``console_watch``, ``env``; ``paused=True`` leaves it stopped at that place.
+                ``console_watch``; ``paused=True`` leaves it stopped at that place.
 
         Returns:
             The machine, started. It is the caller's to close.
@@ -197,7 +196,7 @@ class Template:
         if self._boot is None:
             raise VMError("the template is closed: no machine can start from it")
         paused = changes.pop("paused", False)
-        machine = VirtualMachine(check_changes(self.config, changes))
+        machine = _on_overlays(check_changes(self.config, changes), {})
         machine.held = paused
         return machine
 
@@ -318,9 +317,22 @@ def _started(
             reasons["clone"] = str(error)
         else:
             return machine
-    machine = VirtualMachine(config.replace(cloneable=False))
+    machine = _on_overlays(config, reasons)
     start(machine)
     return machine
+
+
+def _on_overlays(config: VMConfig, reasons: dict[str, str]) -> VirtualMachine:
+    """A machine that leaves the images of its drives as they are, if they can have overlays."""
+    machine = VirtualMachine(config.replace(cloneable=False))
+    if machine.backend != "qemu":
+        return machine
+    try:
+        check_overlays(machine.config)
+    except VMConfigError as error:
+        reasons.setdefault("clone", str(error))
+        return machine
+    return VirtualMachine.run_by(machine.config, ClonableProcess(machine.config, own_memory=True))
 
 
 def _sealed_copy(fd: int) -> int:
