@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import linux_guest
@@ -10,10 +9,8 @@ import pytest
 
 from pytest_qmp import VirtualMachine, VMConfig
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("qemu-system-aarch64"),
-    reason="there is no qemu-system-aarch64: on Debian, apt-get install qemu-system-arm",
-)
+# Where there is no qemu-system-aarch64, the tests are skipped.
+pytestmark = pytest.mark.qmp(backend="qemu", arch="aarch64")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ import pytest
 
 from pytest_qmp import Drive, VirtualMachine, VMConfig, VMError
 
+pytestmark = pytest.mark.qmp(backend="qemu", requires=["program:qemu-img"])
+
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:

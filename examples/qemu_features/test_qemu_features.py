@@ -116,7 +116,7 @@ def test_disk_comes_and_goes(qmp_vm_factory: VMFactory) -> None:
         kernel=linux.kernel, initrd=linux.initrd, append=linux.append, memory="256M", drives=[]
     )
     vm.console.expect_exact(linux_guest.PROMPT, timeout=60)
-    node = vm.blockdev(vm.create_disk("32M"))
+    node = vm.blockdev(vm.create_disk("32M", "raw"))
 
     vm.hotplug("virtio-blk-pci", "data", drive=node)
     vm.console.run("until [ -b /dev/vda ]; do sleep 0.1; done", check=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import linux_guest
@@ -10,10 +9,8 @@ import pytest
 
 from pytest_qmp import VirtualMachine, VMConfig
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("qemu-system-riscv64"),
-    reason="there is no qemu-system-riscv64: on Debian, apt-get install qemu-system-misc",
-)
+# Where there is no qemu-system-riscv64, the tests are skipped.
+pytestmark = pytest.mark.qmp(backend="qemu", arch="riscv64")
 
 
 @pytest.fixture(scope="module")
