@@ -83,7 +83,7 @@ def show_progress(config: pytest.Config) -> None:
 
 def _terminal(config: pytest.Config) -> int | None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or not reporter.isatty or hasattr(config, "workerinput"):
+    if reporter is None or not getattr(reporter, "isatty", False) or hasattr(config, "workerinput"):
         return None
     if getattr(config.option, "capture", "no") not in ("fd", "sys") or _logs_live(config):
         return None

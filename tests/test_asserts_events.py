@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_qmp import FakeQMPServer, QMPClient, VirtualMachine, VMVerdictError
-from pytest_qmp.asserts import assert_events, expect_events
+from pytest_qmp import AsyncQMPClient, FakeQMPServer, QMPClient, VirtualMachine, VMVerdictError
+from pytest_qmp.asserts import assert_events, assert_status, expect_events
 
 EVENTS: list[dict[str, Any]] = [
     {"event": "STOP"},
@@ -208,6 +208,16 @@ def test_a_machine_s_events_are_wanted_by_it() -> None:
         vm.fake.guest.poweroff()
         vm.assert_events([("RESET", {"guest": True}), ("SHUTDOWN", {"guest": True})])
         assert vm.wait() == 0
+
+
+def test_functions_take_a_machine_too() -> None:
+    with VirtualMachine(backend="fake", timeout=20) as vm:
+        with expect_events(vm, ["STOP"]):
+            vm.stop()
+        assert_events(vm, ["STOP"])
+        assert_status(vm, "paused")
+    with pytest.raises(ValueError, match="of an AsyncQMPClient, give its events"):
+        assert_events(AsyncQMPClient(), ["STOP"])
 
 
 def test_another_verdict_ends_it() -> None:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pytest_qmp.asserts.comparing import differences
 from pytest_qmp.errors import QMPConnectError, QMPTimeoutError, VMVerdictError
@@ -47,8 +47,16 @@ class WatchedEvents(Protocol):
         """The test wants this very event."""
 
 
+class HasClient(Protocol):
+    """A machine."""
+
+    @property
+    def qmp(self) -> Any:
+        """Its client."""
+
+
 def assert_events(
-    target: WatchedEvents | Sequence[Mapping[str, Any]],
+    target: WatchedEvents | HasClient | Sequence[Mapping[str, Any]],
     expected: Iterable[WantedEvent],
     *,
     exact: bool = False,
@@ -60,7 +68,7 @@ def assert_events(
     The events are only looked at: a wait still finds them.
 
     Args:
-        target: a blocking client; or events, which are looked at as they are.
+        target: a blocking client, or a machine; or events, which are looked at as they are.
         expected: names (``"STOP"``); pairs of a name and what must be in the event's data, in
             part (``("SHUTDOWN", {"guest": True})``), or a callable that gets the event; events
             as dicts, in part; or sets of names of which any will do.
@@ -83,11 +91,12 @@ def assert_events(
         check = _Check(wanted)
         check.feed([QMPEvent(one) for one in target[_first(target, since) :]])
         return check.result("")
-    return _await(target, wanted, _first(target.events, since), _deadline(target, timeout))
+    client = _client_of(target)
+    return _await(client, wanted, _first(client.events, since), _deadline(client, timeout))
 
 
 def expect_events(
-    client: WatchedEvents,
+    client: WatchedEvents | HasClient,
     expected: Iterable[WantedEvent],
     *,
     exact: bool = False,
@@ -96,7 +105,7 @@ def expect_events(
     """A context manager: at its end asserts that these events came, or come, from inside it.
 
     Args:
-        client: a blocking client.
+        client: a blocking client, or a machine.
         expected: as for ``assert_events``.
         exact: as for ``assert_events``.
         timeout: seconds for the wait at the end of the block.
@@ -110,7 +119,7 @@ def expect_events(
     """
     __tracebackhide__ = True
     # What is wrong with it is to be said before the block.
-    return EventsExpectation(client, _Wanted(expected, exact=exact), timeout)
+    return EventsExpectation(_client_of(client), _Wanted(expected, exact=exact), timeout)
 
 
 class EventsExpectation:
@@ -196,6 +205,18 @@ def _await(
             why = f": {error}"
         except QMPConnectError as error:
             why = f", and will not: {error}"
+
+
+def _client_of(target: Any) -> WatchedEvents:
+    __tracebackhide__ = True
+    # A client takes any name for that of a command: so its class is asked.
+    client: Any = target.qmp if hasattr(type(target), "qmp") else target
+    if not hasattr(type(client), "wait_for_news"):
+        raise ValueError(
+            f"{target!r} is no blocking client, no machine and no list of events; of an "
+            "AsyncQMPClient, give its events"
+        )
+    return cast(WatchedEvents, client)
 
 
 def _deadline(client: WatchedEvents, timeout: Timeout) -> Deadline:

@@ -130,20 +130,28 @@ def test_a_line_comes_and_goes(folder: Path, lines: int) -> None:
     assert terminal.child.exitstatus == 1
 
 
-def test_with_names_of_tests(folder: Path) -> None:
-    terminal = Terminal(folder, "-v", lines=7)
-    for what in ("migrating vm0", "migrating vm1", "on the way to a failure"):
-        terminal.look_for(f"{what}: 50 %")
-        terminal.let_go()
-    seen = terminal.finish()
-    for line in (
-        "test_it.py::test_long[0] PASSED",
-        "test_it.py::test_long[1] PASSED",
-        "test_it.py::test_fails FAILED",
-        "test_it.py::test_last PASSED",
-    ):
-        assert any(one.startswith(line) for one in seen.splitlines()), seen
-    assert "43 of 86" not in seen
+def test_of_a_machine_and_with_names_of_tests(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]")
+    pytester.makepyfile(
+        test_it="""
+        def test_long(qmp_vm):
+            from pytest_qmp.vm import progress as module
+            module.PATIENCE, module._REDRAW_SECONDS = 0.05, 0.02
+            with module.progress("migrating " + qmp_vm.label) as report:
+                report(43 << 20, 86 << 20, "bytes")
+                open("go").read()
+
+        def test_last(qmp_vm):
+            pass
+        """
+    )
+    terminal = Terminal(pytester.path, "-v", "--qmp-backend=fake", lines=9)
+    terminal.look_for("migrating vm0: 50 %")
+    terminal.let_go()
+    seen = terminal.finish().splitlines()
+    for name in ("test_long", "test_last"):
+        assert any(one.startswith(f"test_it.py::{name} PASSED") for one in seen), seen
+    assert not any("43 of 86" in one for one in seen)
 
 
 @pytest.mark.parametrize(
