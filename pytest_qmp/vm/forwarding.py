@@ -25,7 +25,7 @@ __all__ = ["ForwardedPorts", "MachineForwarding"]
 
 _HOST = "127.0.0.1"
 _HOST_ADDRESSES = (_HOST, "0.0.0.0", "*")
-_FIRST_ASK_SECONDS = 0.05
+_FIRST_ASK_SECONDS = 0.01
 _LAST_ASK_SECONDS = 0.25
 _CONNECT_SECONDS = 1.0
 _READ_SIZE = 65536

@@ -215,10 +215,21 @@ class MachineNetwork(MachineForwarding):
         return capture
 
     def _keep_captures(self) -> None:
-        for capture in self._captures.values():
-            capture.keep()
+        # Who keeps the logs has to be able to read these, too, for as long.
+        if not self._oversight.keeps_logs:
+            for capture in self._captures.values():
+                capture.keep()
+            self._drop_capture_folder()
+
+    def _drop_capture_folder(self) -> None:
         if self._capture_folder is not None:
             keeper.remove_folder(self._capture_folder)
+
+    def drop_logs(self) -> None:
+        """Lets go of what the guest has written, but for its last lines, and of captures."""
+        super().drop_logs()
+        self._captures.clear()
+        self._drop_capture_folder()
 
     def _begin(self, qmp: QMPClient, deadline: Deadline) -> None:
         __tracebackhide__ = True

@@ -519,11 +519,19 @@ def test_captures_are_in_the_artifacts(tmp_path: Path) -> None:
             file = vm.captures["link0-2"].path
             vm.close()
             assert not file.exists()
-        # By hand, machines are on one network of this host's.
-        assert (
-            "socket,id=link0,mcast=239.192.0.1:5558,localaddr=127.0.0.1"
-            in (place / "rerun.sh").read_text()
-        )
+    # By hand, machines are on one network of this host's.
+    assert (
+        "socket,id=link0,mcast=239.192.0.1:5558,localaddr=127.0.0.1"
+        in (place / "rerun.sh").read_text()
+    )
+    with Link() as link, paused(links=[link], capture=True) as vm:
+        vm.keep_logs()
+        (capture,) = vm.captures.values()
+        vm.close()
+        assert capture.data == capture.path.read_bytes()
+        vm.drop_logs()
+        assert not vm.captures
+        assert not capture.path.parent.exists()
 
 
 @pytest.mark.qmp(backend="fake")
