@@ -19,6 +19,7 @@ from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.vm.argv import build_argv, needs_preparation
 from pytest_qmp.vm.backend import Wires
 from pytest_qmp.vm.config import VMConfig
+from pytest_qmp.vm.drive import Drive
 from pytest_qmp.vm.host import choose_accelerator, find_qemu, qemu_version
 from pytest_qmp.vm.network_config import ends_of
 from pytest_qmp.vm.timing import wanted_accelerator
@@ -79,6 +80,11 @@ class QEMUProcess:
     def configure(self, config: VMConfig) -> None:
         """Takes another config for the same binary, before the start."""
         self._config = config
+
+    @property
+    def drives(self) -> list[Drive]:
+        """The drives as QEMU has them, once it was started."""
+        return [one if isinstance(one, Drive) else Drive(one) for one in self._config.drives]
 
     def start(self, consoles: Sequence[str], deadline: Deadline) -> Wires:
         """Starts QEMU with a socket pair for QMP and for each console: no path, no port, no race.

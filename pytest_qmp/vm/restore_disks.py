@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pytest_qmp.errors import VMConfigError
-from pytest_qmp.vm.config import Drive, VMConfig
+from pytest_qmp.vm.config import VMConfig
+from pytest_qmp.vm.drive import Drive, disk_bytes
 from pytest_qmp.vm.restore_files import (
     copy_of,
     disk_size,
@@ -22,10 +23,11 @@ __all__ = [
     "Layer",
     "LayeredDrive",
     "Layers",
+    "check_disks",
+    "check_overlays",
     "copied",
     "layered",
     "plain_drives",
-    "unknown_writable",
     "with_overlay",
 ]
 
@@ -64,10 +66,17 @@ class LayeredDrive(Drive):
 
     layers: Layers = field(default=())
 
+    @property
+    def made_at_start(self) -> bool:
+        """Nothing more has to be made."""
+        return False
+
     def top_options(self) -> dict[str, object]:
         """What ``-drive`` is told of the images."""
         top = self.layers[-1]
         options: dict[str, object] = {"format": top.format, "file": path_of(top.fd)}
+        if top.whole:
+            return options
         prefix = ""
         for layer in reversed(self.layers[:-1]):
             prefix += "backing."
@@ -95,21 +104,35 @@ def with_overlay(drive: Drive, layers: Layers = ()) -> Layers:
     """
     if drive.read_only:
         return ()
-    size = disk_size(os.path.abspath(drive.path), drive.image_format())
+    size = _size_of(drive)
     below = [layer.duplicate() for layer in layers]
-    return (*below, Layer(new_overlay(size)))
+    # An empty disk lies over nothing.
+    return (*below, Layer(new_overlay(size), whole=not (below or os.fspath(drive.path))))
+
+
+def _size_of(drive: Drive) -> int:
+    if drive.size is not None:
+        return disk_bytes(drive.size)
+    return disk_size(os.path.abspath(drive.path), drive.image_format())
+
+
+def check_overlays(config: VMConfig) -> None:
+    """Makes sure that each drive that is written can have an overlay.
+
+    Raises:
+        VMConfigError: the format of one is none that can.
+    """
+    __tracebackhide__ = True
+    for drive in plain_drives(config):
+        if not drive.read_only:
+            _size_of(drive)
 
 
 def layered(drives: Sequence[Drive], layers: Sequence[Layers]) -> list[Drive]:
     """The drives as the command line has them: each with its layers."""
+    names = {one.name for one in fields(Drive)} - {"snapshot", "overlay"}
     return [
-        LayeredDrive(
-            path=drive.path,
-            format=drive.format,
-            interface=drive.interface,
-            id=drive.id,
-            layers=over,
-        )
+        LayeredDrive(**{name: getattr(drive, name) for name in names}, layers=over)
         if over
         else drive
         for drive, over in zip(drives, layers, strict=True)
@@ -139,35 +162,44 @@ def copied(drives: Iterable[Drive], layers: Sequence[Layers] | None) -> list[Lay
     return found
 
 
-def unknown_writable(
+def check_disks(
     nodes: Iterable[Mapping[str, Any]],
     drives: Iterable[Drive],
     layers: Sequence[Layers] | None,
-) -> str:
-    """A disk that is written to and that is not one of the drives; empty if there is none.
+) -> None:
+    """Makes sure that all that is written to is one of the drives.
 
     Args:
         nodes: what ``query-named-block-nodes`` tells.
         drives: of the machine.
         layers: what lies over them; None if the machine writes to the images themselves.
+
+    Raises:
+        VMConfigError: something else is, whose content would be lost.
     """
+    __tracebackhide__ = True
     if layers is None:
-        known = {os.path.abspath(drive.path) for drive in drives}
+        known = set()
+        for drive in drives:
+            path = os.path.abspath(drive.path)
+            if drive.snapshot and not drive.read_only:
+                raise VMConfigError(
+                    f"the drive {path} has snapshot=True, and QEMU alone knows where it keeps what "
+                    "the guest has written: use Drive(…, overlay=True)"
+                )
+            known.add(path)
     else:
         known = {path_of(layer.fd) for over in layers for layer in over}
     for node in nodes:
         if node["drv"] in _STORES and not node["ro"] and node["file"] not in known:
-            return str(node["file"])
-    return ""
+            raise VMConfigError(
+                f"the disk {node['file']} is written to and not one of VMConfig.drives, so that "
+                "its content can't be kept: make it one of them, or read-only"
+            )
 
 
 def _copy_of_image(drive: Drive) -> Layer:
     path = os.path.abspath(drive.path)
-    if drive.snapshot:
-        raise VMConfigError(
-            f"the drive {path} has snapshot=True, and QEMU alone knows where it keeps what the "
-            "guest has written: start the machine with VMConfig(cloneable=True)"
-        )
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:

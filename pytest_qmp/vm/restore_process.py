@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 from pytest_qmp.errors import VMConfigError
 from pytest_qmp.qmp.deadline import Deadline
@@ -33,6 +32,8 @@ class ClonableProcess(QEMUProcess):
     Args:
         config: what to start; its ``arch`` is set.
         saved: what it begins with; None boots it.
+        own_memory: True leaves the memory to QEMU, for a machine that has it so, or can't have it
+            in a file.
 
     Attributes:
         layers: what lies over each drive, by its place.
@@ -45,12 +46,15 @@ class ClonableProcess(QEMUProcess):
         VMConfigError: the memory of such a machine can't be in a file.
     """
 
-    def __init__(self, config: VMConfig, saved: SavedMachine | None = None) -> None:
-        if saved is None:
+    def __init__(
+        self, config: VMConfig, saved: SavedMachine | None = None, *, own_memory: bool = False
+    ) -> None:
+        if saved is None and not own_memory:
             reason = why_not_clonable(config)
             if reason:
                 raise VMConfigError(f"VMConfig.cloneable: {reason}")
         self._asked = config
+        self._own_memory = own_memory
         self.saved = saved
         self.state = -1
         self.layers: list[Layers] = []
@@ -69,32 +73,35 @@ class ClonableProcess(QEMUProcess):
             VMLaunchError: the binary can't be executed.
             VMConfigError: a drive can't have an overlay.
         """
+        try:
+            return super().start(consoles, deadline)
+        finally:
+            if self.state >= 0:
+                os.close(self.state)
+
+    def _prepare(self, deadline: Deadline) -> None:
+        __tracebackhide__ = True
         config, saved = self._asked, self.saved
         drives = plain_drives(config)
         for number, drive in enumerate(drives):
             below = saved.disks[number] if saved is not None else ()
             self.layers.append(with_overlay(drive, below))
+        self._config = config.replace(drives=layered(drives, self.layers))
+        super()._prepare(deadline)
+        config = self._config
         fds = [layer.fd for layers in self.layers for layer in layers]
         args = list(config.args)
         if self.generation_id:
             args += ["-device", "vmgenid,guid=auto"]
-        with ExitStack() as inherited:
-            args += self._memory_arguments(fds)
-            if saved is not None:
-                self.state = opened_anew(saved.state)
-                inherited.callback(os.close, self.state)
-                fds.append(self.state)
-                args += ["-incoming", "defer"]
-            machine = config.machine or default_machine(config.arch or "")
-            if self.memory_kind != "own":
-                machine = f"{machine},memory-backend={MEMORY}"
-            self._config = config.replace(
-                machine=machine,
-                drives=layered(drives, self.layers),
-                args=args,
-                pass_fds=[*config.pass_fds, *fds],
-            )
-            return super().start(consoles, deadline)
+        args += self._memory_arguments(fds)
+        if saved is not None:
+            self.state = opened_anew(saved.state)
+            fds.append(self.state)
+            args += ["-incoming", "defer"]
+        machine = config.machine or default_machine(config.arch or "")
+        if self.memory_kind != "own":
+            machine = f"{machine},memory-backend={MEMORY}"
+        self._config = config.replace(machine=machine, args=args, pass_fds=[*config.pass_fds, *fds])
 
     def _memory_arguments(self, fds: list[int]) -> list[str]:
         """What is said of the guest's memory; the descriptors that it needs are added."""
@@ -122,14 +129,16 @@ class ClonableProcess(QEMUProcess):
     @property
     def memory_kind(self) -> MemoryKind:
         """How QEMU has the guest's memory."""
-        return "file" if self.saved is None else self.saved.memory_kind
+        if self.saved is not None:
+            return self.saved.memory_kind
+        return "own" if self._own_memory else "file"
 
     @property
     def generation_id(self) -> bool:
         """Whether the machine has a generation ID of ours."""
-        return (
-            _can_have_generation_id(self._asked) if self.saved is None else self.saved.generation_id
-        )
+        if self.saved is not None:
+            return self.saved.generation_id
+        return not self._own_memory and _can_have_generation_id(self._asked)
 
     def close(self) -> None:
         """Ends the process if it still runs, and closes all descriptors. Idempotent."""
