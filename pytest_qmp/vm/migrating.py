@@ -38,7 +38,7 @@ _EXPECTED_OF_DESTINATION = frozenset({"exit"})
 #: Fields in which two machines may differ, and migrate all the same.
 _FREE = frozenset(
     {"qemu", "accel", "name", "timeout", "allow", "console_watch", "env", "pass_fds", "incoming"}
-    | {"paused", "consoles", "drives", "cloneable"}
+    | {"paused", "consoles", "drives", "cloneable", "ports", "links", "capture"}
 )
 
 OnProgress = Callable[[int, int], object]
@@ -146,8 +146,8 @@ class Migration:
                         return self
                 if self._destination is not None:
                     self._arrive(self._destination, deadline)
-            except VMMigrationError:
-                self._route.close()
+            except (VMMigrationError, QMPDisconnectedError):
+                self._abandon()
                 raise
         self._route.close()
         return self
@@ -183,6 +183,27 @@ class Migration:
         return found
 
     # -- waiting -----------------------------------------------------------------------------------
+
+    def begin(self, begin: Callable[[], None]) -> None:
+        """Has it begin; what a destination does that was told in vain is no news of its own.
+
+        Args:
+            begin: tells both ends.
+        """
+        __tracebackhide__ = True
+        with self._receiving():
+            try:
+                begin()
+            except QMPError:
+                self._abandon()
+                raise
+            except BaseException:
+                self._route.close()
+                raise
+
+    def _abandon(self) -> None:
+        self._route.close()
+        self._await_end_of_destination()
 
     def _settle(
         self,
@@ -273,8 +294,9 @@ class Migration:
             yield
 
     def _await_end_of_destination(self) -> None:
+        """One whose stream has broken off ends itself, a moment later."""
         destination = self._destination
-        if destination is None or destination.backend == "external":
+        if destination is None or destination.backend == "external" or not self._route.begun:
             return
         if destination._reap(Deadline(_END_SECONDS)) is not None:
             destination._oversight.board.wait_until_all_seen(Deadline(_END_SECONDS))

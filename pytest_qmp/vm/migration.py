@@ -83,19 +83,20 @@ class MachineMigration(MachineCommands):
             route = _named_route(to)
         migration = Migration(self, other, route)
         self._releases.append(route.close)
-        try:
-            ends = [self] if other is None else [self, other]
-            # With a way back, a source knows whether the guest has arrived, and goes on if it has
-            # not; without one it would wait for an answer for ever.
-            defaults = {"events": True, "return-path": other is not None and route.two_way}
+        ends = [self] if other is None else [self, other]
+        # With a way back, a source knows whether the guest has arrived, and goes on if it has
+        # not; without one it would wait for an answer for ever.
+        defaults = {"events": True, "return-path": other is not None and route.two_way}
+
+        def begin() -> None:
+            __tracebackhide__ = True
             for end in ends:
                 end._set_up_migration({**defaults, **states}, parameters or {}, deadline)
             if other is not None and not route.stored:
                 route.receive(other.qmp, deadline)
             route.send(self.qmp, deadline)
-        except BaseException:
-            route.close()
-            raise
+
+        migration.begin(begin)
         return migration.wait(timeout=deadline, on_progress=on_progress) if wait else migration
 
     def migrate_incoming(
@@ -132,8 +133,7 @@ class MachineMigration(MachineCommands):
         migration = Migration(None, self, route)
         states = {"events": True, "return-path": False, **capability_states(capabilities)}
         self._set_up_migration(states, parameters or {}, deadline)
-        with migration._receiving():
-            route.receive(self.qmp, deadline)
+        migration.begin(lambda: route.receive(self.qmp, deadline))
         return migration.wait(timeout=deadline) if wait else migration
 
     def _set_up_migration(

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from pytest_qmp.errors import VMMigrationError
+from pytest_qmp.errors import QMPCommandError, VMMigrationError
 from pytest_qmp.qmp.client import QMPClient
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.text import nearest
@@ -50,10 +50,13 @@ class Route:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
+        #: Whether a destination has a stream, which ends it when it breaks off.
+        self.begun = False
 
     def receive(self, destination: QMPClient, deadline: Deadline) -> None:
         """Has the destination listen, or read."""
         destination.execute("migrate-incoming", {"uri": self._uri}, timeout=deadline)
+        self.begun = True
 
     def send(self, source: QMPClient, deadline: Deadline) -> None:
         """Has the source begin."""
@@ -87,7 +90,12 @@ class DescriptorRoute(Route):
         _hand_over(source, self._name, self._ours.fileno(), deadline)
         # A copy here would hide from either machine that the other one is gone.
         self._ours.close()
-        super().send(source, deadline)
+        try:
+            super().send(source, deadline)
+        except QMPCommandError:
+            # It keeps what it has not used.
+            source.execute("closefd", {"fdname": self._name}, timeout=deadline)
+            raise
 
     def close(self) -> None:
         """Closes what nobody was handed. Idempotent."""
@@ -106,6 +114,16 @@ class SocketRoute(Route):
     def __init__(self) -> None:
         self._folder = _private_folder()
         super().__init__(f"unix:{self._folder}/migration")
+
+    def receive(self, destination: QMPClient, deadline: Deadline) -> None:
+        """Has the destination listen."""
+        super().receive(destination, deadline)
+        self.begun = False
+
+    def send(self, source: QMPClient, deadline: Deadline) -> None:
+        """Has the source connect."""
+        super().send(source, deadline)
+        self.begun = True
 
     def close(self) -> None:
         """Takes the folder away. Idempotent."""
@@ -135,6 +153,7 @@ class FileRoute(Route):
             VMMigrationError: it can't be read.
         """
         self._use("migrate-incoming", destination, os.O_RDONLY, deadline)
+        self.begun = True
 
     def send(self, source: QMPClient, deadline: Deadline) -> None:
         """Has the source write it; what was in it before is lost.
