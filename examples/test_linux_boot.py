@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import linux_guest
 import pytest
 
@@ -27,20 +29,29 @@ def qmp_vm_config(qmp_vm_config: VMConfig, linux: linux_guest.LinuxGuest) -> VMC
     )
 
 
-def test_shell(qmp_vm: VirtualMachine) -> None:
-    # The console is a pexpect spawn: all that pexpect can do works on it.
-    qmp_vm.console.expect_exact(linux_guest.PROMPT, timeout=60)
-    qmp_vm.console.sendline("uname -s -m; echo $((6 * 7))")
-    qmp_vm.console.expect_exact("Linux x86_64")
-    qmp_vm.console.expect_exact("42")
+@pytest.fixture(scope="session")
+def qmp_boot() -> Callable[[VirtualMachine], None]:
+    """How it is booted: once. Each test has a machine of its own that begins where this ends."""
 
-    qmp_vm.console.sendline("poweroff -f")
+    def boot(vm: VirtualMachine) -> None:
+        vm.console.expect_exact(linux_guest.PROMPT, timeout=60)
+
+    return boot
+
+
+def test_shell(qmp_vm: VirtualMachine) -> None:
+    assert qmp_vm.console.run("uname -s -m").output == "Linux x86_64\n"
+    assert qmp_vm.console.run("ls /nowhere").status != 0
+
+
+def test_power_off(qmp_vm: VirtualMachine) -> None:
+    # The console is a pexpect spawn: all that pexpect can do works on it.
+    qmp_vm.console.sendline("echo $((6 * 7)); poweroff -f")
+    qmp_vm.console.expect_exact("42")
     qmp_vm.wait_for_event("SHUTDOWN", match={"data": {"guest": True}})
     assert qmp_vm.wait() == 0
 
 
 def test_power_button(qmp_vm: VirtualMachine) -> None:
-    qmp_vm.console.expect_exact(linux_guest.PROMPT, timeout=60)
-    qmp_vm.powerdown()  # presses the power button; it is for the guest to act on it
-    event = qmp_vm.wait_for_event("SHUTDOWN")
+    event = qmp_vm.powerdown()  # presses the power button; it is for the guest to act on it
     assert event.data["reason"] == "guest-shutdown"

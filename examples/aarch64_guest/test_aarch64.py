@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import linux_guest
 import pytest
 
 from pytest_qmp import VirtualMachine, VMConfig
 
-# Where there is no qemu-system-aarch64, the tests are skipped.
+# The machine is then virt, the CPU a cortex-a72. Where there is no qemu-system-aarch64, the tests
+# are skipped.
 pytestmark = pytest.mark.qmp(backend="qemu", arch="aarch64")
 
 
-@pytest.fixture(scope="module")
-def vm() -> Iterator[VirtualMachine]:
-    """One machine for all tests here: it boots once."""
+@pytest.fixture
+def qmp_vm_config(qmp_vm_config: VMConfig) -> VMConfig:
     try:
         linux = linux_guest.build(arch="aarch64")
     except linux_guest.GuestBuildError as error:
         pytest.skip(str(error))
-    config = VMConfig(
-        arch="aarch64",  # the machine is then virt, the CPU a cortex-a72
+    return qmp_vm_config.replace(
         kernel=linux.kernel,
         initrd=linux.initrd,
         append=f"{linux.append} login",
@@ -29,26 +28,33 @@ def vm() -> Iterator[VirtualMachine]:
         smp=2,
         timeout=60,
     )
-    with VirtualMachine(config) as machine:
-        machine.console.login("root", "root")
-        yield machine
 
 
-def test_architecture(vm: VirtualMachine) -> None:
-    assert vm.console.run("uname -m").output == "aarch64\n"
-    assert "CPU part\t: 0xd08" in vm.console.run("cat /proc/cpuinfo").output  # a cortex-a72
+@pytest.fixture(scope="session")
+def qmp_boot() -> Callable[[VirtualMachine], None]:
+    """It boots once; each test has a machine of its own that begins where that has ended."""
+
+    def boot(vm: VirtualMachine) -> None:
+        vm.console.login("root", "root")
+
+    return boot
 
 
-def test_both_cpus_are_up(vm: VirtualMachine) -> None:
-    assert vm.console.run("nproc").output == "2\n"
-    assert len(vm.execute("query-cpus-fast")) == 2
+def test_architecture(qmp_vm: VirtualMachine) -> None:
+    assert qmp_vm.console.run("uname -m").output == "aarch64\n"
+    assert "CPU part\t: 0xd08" in qmp_vm.console.run("cat /proc/cpuinfo").output  # a cortex-a72
 
 
-def test_device_tree(vm: VirtualMachine) -> None:
-    machine = vm.console.run("cat /proc/device-tree/compatible").output
+def test_both_cpus_are_up(qmp_vm: VirtualMachine) -> None:
+    assert qmp_vm.console.run("nproc").output == "2\n"
+    assert len(qmp_vm.execute("query-cpus-fast")) == 2
+
+
+def test_device_tree(qmp_vm: VirtualMachine) -> None:
+    machine = qmp_vm.console.run("cat /proc/device-tree/compatible").output
     assert machine == "linux,dummy-virt\0"
 
 
-def test_power_button(vm: VirtualMachine) -> None:
-    vm.powerdown()
-    assert vm.wait() == 0
+def test_power_button(qmp_vm: VirtualMachine) -> None:
+    qmp_vm.powerdown()
+    assert qmp_vm.wait() == 0
