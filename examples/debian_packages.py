@@ -65,8 +65,8 @@ class DebianPackages:
                 )
         self._folder = folder
         self._settings = folder / "apt.conf"
-        codename = platform.freedesktop_os_release().get("VERSION_CODENAME", "sid")
-        mirror = self._find_mirror(codename)
+        codename = _codename()
+        mirror = _find_mirror(codename)
         for name in ("lists", "archives"):
             (folder / name / "partial").mkdir(parents=True)
         (folder / "status").touch()
@@ -91,22 +91,38 @@ class DebianPackages:
             archive.unlink()
         return root
 
-    def _find_mirror(self, codename: str) -> str:
-        said = _run(
-            *("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(CODENAME)"),
-            "Created-By: Packages",
-        )
-        for line in said.splitlines():
-            address, *names = line.split()
-            if codename in names:
-                return address
-        raise DebianError(
-            f"apt's configuration names no mirror of Debian {codename}: it belongs in "
-            "/etc/apt/sources.list or a file in /etc/apt/sources.list.d."
-        )
-
     def _apt(self, program: str, *words: str, folder: Path | None = None) -> str:
         return _run(program, "--config-file", str(self._settings), "-q", *words, folder=folder)
+
+
+def _codename() -> str:
+    """That of the Debian on which this runs."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    if release.get("ID") != "debian":
+        raise DebianError(
+            "this is not Debian, and only Debian's apt knows a mirror of its packages: run it "
+            "there, or in a container of it."
+        )
+    return release.get("VERSION_CODENAME", "sid")
+
+
+def _find_mirror(codename: str) -> str:
+    """The address of the mirror that the machine's own apt uses for that Debian."""
+    said = _run(
+        *("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(CODENAME)"),
+        "Created-By: Packages",
+    )
+    for line in said.splitlines():
+        address, *names = line.split()
+        if codename in names:
+            return address
+    raise DebianError(
+        f"apt's configuration names no mirror of Debian {codename}: it belongs in "
+        "/etc/apt/sources.list or a file in /etc/apt/sources.list.d."
+    )
 
 
 def _run(*command: str, folder: Path | None = None) -> str:
