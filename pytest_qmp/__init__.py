@@ -45,8 +45,11 @@ if TYPE_CHECKING:
     from pytest_qmp.vm.capture import Capture
     from pytest_qmp.vm.config import VMConfig
     from pytest_qmp.vm.console import (
+        CommandResult,
         Console,
+        ConsoleCommandError,
         ConsoleEOFError,
+        ConsoleLoginError,
         ConsoleTimeoutError,
         ConsoleVerdictError,
     )
@@ -58,22 +61,22 @@ if TYPE_CHECKING:
     from pytest_qmp.vm.machine import VirtualMachine
     from pytest_qmp.vm.migrating import Migration
     from pytest_qmp.vm.screenshot import Screenshot
-    from pytest_qmp.vm.seed import create_seed
+    from pytest_qmp.vm.seed import create_seed_image
     from pytest_qmp.vm.shares import Share
     from pytest_qmp.vm.verdicts import Verdict
 
 _HOMES = {
     "AsyncQMPClient": "pytest_qmp.qmp.aio",
+    "BlockNode": "pytest_qmp.vm.disks",
     "Capture": "pytest_qmp.vm.capture",
+    "CommandResult": "pytest_qmp.vm.console",
     "Console": "pytest_qmp.vm.console",
+    "ConsoleCommandError": "pytest_qmp.vm.console",
     "ConsoleEOFError": "pytest_qmp.vm.console",
+    "ConsoleLoginError": "pytest_qmp.vm.console",
     "ConsoleTimeoutError": "pytest_qmp.vm.console",
     "ConsoleVerdictError": "pytest_qmp.vm.console",
-    "BlockNode": "pytest_qmp.vm.disks",
     "Drive": "pytest_qmp.vm.drive",
-    "Share": "pytest_qmp.vm.shares",
-    "create_disk": "pytest_qmp.vm.images",
-    "create_seed": "pytest_qmp.vm.seed",
     "FakeQMPServer": "pytest_qmp.fake.server",
     "FakeQMPServerError": "pytest_qmp.errors",
     "GuestAgentClient": "pytest_qmp.qmp.guest_agent",
@@ -96,6 +99,7 @@ _HOMES = {
     "QMPTimeoutError": "pytest_qmp.errors",
     "ScreenMismatchError": "pytest_qmp.errors",
     "Screenshot": "pytest_qmp.vm.screenshot",
+    "Share": "pytest_qmp.vm.shares",
     "UnmodelledCommandError": "pytest_qmp.errors",
     "VMConfig": "pytest_qmp.vm.config",
     "VMConfigError": "pytest_qmp.errors",
@@ -109,14 +113,19 @@ _HOMES = {
     "VMVerdictError": "pytest_qmp.errors",
     "Verdict": "pytest_qmp.vm.verdicts",
     "VirtualMachine": "pytest_qmp.vm.machine",
+    "create_disk": "pytest_qmp.vm.images",
+    "create_seed_image": "pytest_qmp.vm.seed",
 }
 
 __all__ = [
     "AsyncQMPClient",
     "BlockNode",
     "Capture",
+    "CommandResult",
     "Console",
+    "ConsoleCommandError",
     "ConsoleEOFError",
+    "ConsoleLoginError",
     "ConsoleTimeoutError",
     "ConsoleVerdictError",
     "Drive",
@@ -158,7 +167,7 @@ __all__ = [
     "VirtualMachine",
     "__version__",
     "create_disk",
-    "create_seed",
+    "create_seed_image",
 ]
 
 

@@ -114,6 +114,11 @@ class AgentCommands(ConnectingAgentClient):
             return reply["return"]
         raise self._refusal(call, deadline)
 
+    def _follow_up(self, command: str, arguments: Mapping[str, Any], deadline: Deadline) -> Any:
+        """The same for a command about what an earlier one has begun in the same agent."""
+        __tracebackhide__ = True
+        return self._execute(command, arguments, deadline)
+
     def _ask_silent(self, command: str, arguments: Mapping[str, Any], deadline: Deadline) -> Call:
         """Sends a command that is answered only when it is refused."""
         __tracebackhide__ = True

@@ -126,7 +126,7 @@ class GuestAgentClient(AgentSystem):
     def _wait_for_program(self, pid: int, deadline: Deadline) -> dict[str, Any]:
         pause = _FIRST_LOOK_SECONDS
         while True:
-            seen: dict[str, Any] = self._execute("guest-exec-status", {"pid": pid}, deadline)
+            seen: dict[str, Any] = self._follow_up("guest-exec-status", {"pid": pid}, deadline)
             if seen["exited"]:
                 return seen
             left = deadline.remaining()
@@ -162,7 +162,7 @@ class GuestAgentClient(AgentSystem):
             parts = []
             while True:
                 request = {"handle": handle, "count": CHUNK}
-                found = self._execute("guest-file-read", request, deadline)
+                found = self._follow_up("guest-file-read", request, deadline)
                 parts.append(b64decode(found["buf-b64"]))
                 if found["eof"] or not parts[-1]:
                     return b"".join(parts)
@@ -201,14 +201,14 @@ class GuestAgentClient(AgentSystem):
             while done < len(view):
                 text = b64encode(view[done : done + CHUNK]).decode()
                 request = {"handle": handle, "buf-b64": text}
-                count = int(self._execute("guest-file-write", request, deadline)["count"])
+                count = int(self._follow_up("guest-file-write", request, deadline)["count"])
                 if count < 1:
                     raise QMPError(
                         f"{self._peer} wrote nothing more to {os.fspath(path)!r} after {done} of "
                         f"{len(view)} bytes: look whether the guest's disk is full"
                     )
                 done += count
-            self._execute("guest-file-flush", {"handle": handle}, deadline)
+            self._follow_up("guest-file-flush", {"handle": handle}, deadline)
 
         self._with_file(path, "wb", deadline, write)
 
@@ -227,7 +227,7 @@ class GuestAgentClient(AgentSystem):
         except BaseException:
             # With time of its own: what went wrong may have been that there is none left.
             with suppress(QMPError):
-                self._execute("guest-file-close", {"handle": handle}, Deadline(_CLOSE_SECONDS))
+                self._follow_up("guest-file-close", {"handle": handle}, Deadline(_CLOSE_SECONDS))
             raise
-        self._execute("guest-file-close", {"handle": handle}, deadline)
+        self._follow_up("guest-file-close", {"handle": handle}, deadline)
         return result

@@ -101,7 +101,7 @@ def required_files(config: VMConfig) -> list[tuple[str, str]]:
 def needs_preparation(config: VMConfig) -> bool:
     """True if files or programs have to be there at the start that the start itself makes."""
     made = any(isinstance(one, Drive) and one.made_at_start for one in config.drives)
-    return made or config.has_seed or bool(config.shares)
+    return made or config.has_cloud_init or bool(config.shares)
 
 
 def build_argv(

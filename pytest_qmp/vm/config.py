@@ -215,7 +215,7 @@ class VMConfig:
         for one in fields(self):
             if one.name not in _SEED:
                 _check_texts(one.name, getattr(self, one.name))
-        if self.has_seed:
+        if self.has_cloud_init:
             from pytest_qmp.vm.seed import check_seed
 
             for name in _SEED:
@@ -224,7 +224,7 @@ class VMConfig:
             raise VMConfigError(f"VMConfig.env has names of variables, not {list(self.env)!r}")
 
     @property
-    def has_seed(self) -> bool:
+    def has_cloud_init(self) -> bool:
         """True if there is a seed for cloud-init."""
         return any(getattr(self, name) is not None for name in _SEED)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from pytest_qmp.errors import QMPDisconnectedError, QMPError, QMPTimeoutError
 from pytest_qmp.qmp.agent_system import ShutdownMode
@@ -106,6 +107,12 @@ class MachineGuestAgent(GuestAgentClient):
 
     # -- the port --------------------------------------------------------------------------------
 
+    def _follow_up(self, command: str, arguments: Mapping[str, Any], deadline: Deadline) -> Any:
+        __tracebackhide__ = True
+        # One that is started again knows nothing of it.
+        self._port_watch.require_open(command)
+        return super()._follow_up(command, arguments, deadline)
+
     def _ensure_sync(self, connection: BlockingConnection, deadline: Deadline) -> None:
         __tracebackhide__ = True
         if self._port_watch.closed:
@@ -176,12 +183,22 @@ class _PortWatch:
     def error(self, awaited: str, *, gone: bool) -> QMPError | None:
         verdict = self._board.error(awaited, gone=gone)
         if verdict is None and not gone and self._ends_reply():
-            return QMPDisconnectedError(
-                f"the guest of {self._agent._machine} closed the guest agent's port while "
-                f"{awaited} was awaited: the agent ended, or the guest went down or reboots. The "
-                "next command waits until it is open again"
-            )
+            return self._closed_while(awaited)
         return verdict
+
+    def _closed_while(self, awaited: str) -> QMPDisconnectedError:
+        return QMPDisconnectedError(
+            f"the guest of {self._agent._machine} closed the guest agent's port while {awaited} "
+            "was awaited: the agent ended, or the guest went down or reboots. The next command "
+            "waits until it is open again"
+        )
+
+    def require_open(self, command: str) -> None:
+        """Raises what fits a port that was closed before a command; a verdict comes first."""
+        __tracebackhide__ = True
+        if self.closed:
+            awaited = f"the reply to {command!r}"
+            raise self._board.error(awaited, gone=False) or self._closed_while(awaited)
 
     def wanted(self, event: QMPEvent) -> None:
         self._board.wanted(event)

@@ -51,7 +51,7 @@ class Preparation:
         drives = [one if isinstance(one, Drive) else Drive(one) for one in config.drives]
         if any(one.made_at_start for one in drives):
             drives = [self._made(one, number, deadline) for number, one in enumerate(drives)]
-        if config.has_seed:
+        if config.has_cloud_init:
             drives.append(self._seed(config))
         config = config.replace(drives=drives, user_data=None, meta_data=None, network_config=None)
         if not config.shares:
@@ -92,9 +92,9 @@ class Preparation:
 
     def _seed(self, config: VMConfig) -> Drive:
         __tracebackhide__ = True
-        from pytest_qmp.vm.seed import create_seed
+        from pytest_qmp.vm.seed import create_seed_image
 
-        path = create_seed(
+        path = create_seed_image(
             self._path("cloud-init.iso"),
             config.user_data,
             config.meta_data,

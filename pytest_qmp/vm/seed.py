@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_qmp.errors import VMConfigError, VMError
 
-__all__ = ["SeedText", "check_seed", "create_seed"]
+__all__ = ["SeedText", "check_seed", "create_seed_image"]
 
 #: A text, a mapping, bytes that are taken as they are, or the path of a file.
 SeedText = str | bytes | Mapping[str, Any] | os.PathLike[str]
@@ -51,7 +51,7 @@ def check_seed(field: str, value: object) -> None:
         )
 
 
-def create_seed(
+def create_seed_image(
     path: str | os.PathLike[str],
     user_data: SeedText | None = None,
     meta_data: SeedText | None = None,

@@ -8,10 +8,12 @@ from typing import Any
 
 import linux_guest
 import pytest
+from linux_guest import GuestBuildError, LinuxGuest
 
 from pytest_qmp import Share, VirtualMachine, VMConfig, VMConfigError, VMError
 from pytest_qmp.vm import requirements
 from pytest_qmp.vm.virtiofs import find_virtiofsd
+from tests.guests import debian
 from tests.vm.every_backend import EVERY_QEMU, config_of
 
 LIMIT = 60
@@ -28,13 +30,8 @@ def folder(tmp_path: Path) -> Path:
     return odd
 
 
-def linux(arch: str, **fields: Any) -> VMConfig:
-    try:
-        guest = linux_guest.build(arch=arch)
-    except linux_guest.GuestBuildError as error:
-        pytest.skip(str(error))
+def linux(guest: LinuxGuest, **fields: Any) -> VMConfig:
     return VMConfig(
-        arch=arch,
         accel="tcg",
         kernel=guest.kernel,
         initrd=guest.initrd,
@@ -55,15 +52,32 @@ def run(vm: VirtualMachine, command: str) -> str:
 @pytest.mark.needs_qemu
 def test_a_guest_mounts_by_9p(folder: Path, tmp_path: Path) -> None:
     # Debian's kernel for clouds, which the PC here has, knows no 9p; that of aarch64 does.
-    shares = [folder, Share(tmp_path, tag="all, of it", read_only=True)]
-    with VirtualMachine(linux("aarch64", shares=shares)) as vm:
+    try:
+        guest = debian.linux_with("qemu-guest-agent", arch="aarch64")
+    except GuestBuildError as error:
+        pytest.skip(str(error))
+    config = linux(
+        guest,
+        arch="aarch64",
+        shares=[folder, Share(tmp_path, tag="all, of it", read_only=True)],
+        user_data="#cloud-config\n",
+        guest_agent=True,
+    )
+    with VirtualMachine(config) as vm:
         vm.console.expect_exact(linux_guest.PROMPT)
-        run(vm, "mkdir /one /two; mount -t 9p -o trans=virtio host /one")
-        assert "from the host" in run(vm, "cat /one/given; echo hello > /one/made")
+        run(vm, "mkdir /run; qemu-ga -m virtio-serial -p /dev/vport0p1 -t /tmp &")
+
+        def shell(command: str) -> bytes:
+            done = vm.guest.exec(["sh", "-c", command])
+            return done.output + done.error
+
+        assert shell("mkdir /one /two /seed; mount -t 9p -o trans=virtio host /one") == b""
+        assert shell("cat /one/given; echo hello > /one/made") == b"from the host\n"
         assert (folder / "made").read_text() == "hello\n"
-        run(vm, "mount -t 9p -o trans=virtio 'all, of it' /two")
-        assert "Read-only file system" in run(vm, "cat /two/*/made; touch /two/no")
+        assert shell("mount -t 9p -o trans=virtio 'all, of it' /two; cat /two/*/made") == b"hello\n"
+        assert b"Read-only file system" in shell("touch /two/no")
         assert not (tmp_path / "no").exists()
+        assert shell("mount -t iso9660 -o ro /dev/vda /seed; cat /seed/user*") == b"#cloud-config\n"
 
 
 @pytest.mark.needs_qemu
@@ -75,7 +89,11 @@ def test_a_guest_mounts_by_virtiofs(tmp_path: Path) -> None:
     if os.geteuid() and program.startswith("/usr/lib/qemu"):
         pytest.skip(f"{program} is for root")
     (tmp_path / "given").write_text("from the host\n")
-    config = linux("x86_64", shares=[Share(tmp_path, kind="virtiofs")])
+    try:
+        guest = linux_guest.build()
+    except GuestBuildError as error:
+        pytest.skip(str(error))
+    config = linux(guest, shares=[Share(tmp_path, kind="virtiofs")])
     with VirtualMachine(config) as vm:
         servers = children_of_us("virtiofsd")
         assert servers
