@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class Lab:
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     """On the backend that the test is parametrized with."""
-    config = config_of(request.param)
+    config = config_of(request.param).replace(memory="32M")
     if config.backend != "fake":
         config = config.replace(**guests.overrides("flood", tmp_path))
     with ExitStack() as stack:
@@ -94,7 +95,7 @@ def assert_same_guest(source: VirtualMachine, destination: VirtualMachine) -> No
     after = int(written.split()[-2], 16) + 16
     destination.console.expect_exact(f"{after:08X}\r\n")
     counted = numbers(written + destination.console_logs["serial0"])
-    gaps = [(a, b) for a, b in zip(counted, counted[1:], strict=False) if b != a + 1]
+    gaps = [(a, b) for a, b in pairwise(counted) if b != a + 1]
     seam = written[-40:], destination.console_logs["serial0"][:40]
     assert all(b - a <= 3 for a, b in gaps), (gaps, seam)
     # The byte that a UART was about to send may get lost, and then one line or two are none.
@@ -109,7 +110,7 @@ def test_to_another_machine(lab: Lab, via: str) -> None:
     migration = source.migrate(destination, via=via)
     assert migration.status == "completed"
     assert migration.progress == 1.0
-    assert migration.info["ram"]["total"] >= 64 << 20
+    assert migration.info["ram"]["total"] >= 32 << 20
     source.assert_status("postmigrate")
     destination.assert_status("running")
     assert_same_guest(source, destination)
@@ -165,7 +166,7 @@ def test_to_an_address_and_on_and_on(lab: Lab, tmp_path: Path) -> None:
 @pytest.mark.parametrize("via", WAYS)
 def test_other_architectures(arch: str, via: str, tmp_path: Path) -> None:
     fields = guests.overrides("flood", tmp_path, arch=arch)
-    config = VMConfig(accel="tcg", timeout=20, memory="64M", **fields)
+    config = VMConfig(accel="tcg", timeout=20, memory="32M", **fields)
     with ExitStack() as stack:
         lab = Lab(config, stack)
         source, destination = lab.source(), lab.destination()
@@ -180,7 +181,7 @@ def test_other_architectures(arch: str, via: str, tmp_path: Path) -> None:
 @on_both
 def test_begun_watched_and_cancelled(lab: Lab) -> None:
     source, destination = lab.source(), lab.destination()
-    slow = {"max_bandwidth": 100_000}
+    slow = {"max_bandwidth": 10_000}
     migration = source.migrate(destination, parameters=slow, wait=False)
     assert migration.wait("active").status == "active"
     told: list[tuple[int, int]] = []
@@ -246,8 +247,8 @@ def test_machines_that_differ(lab: Lab) -> None:
 @on_qemu
 @pytest.mark.parametrize("via", ["unix", "file"])
 def test_less_memory(lab: Lab, via: str) -> None:
-    source, destination = lab.source(), lab.destination(memory="32M")
-    with pytest.raises(VMMigrationError, match=r"(?s)Size mismatch.*memory='64M' and '32M'"):
+    source, destination = lab.source(), lab.destination(memory="16M")
+    with pytest.raises(VMMigrationError, match=r"(?s)Size mismatch.*memory='32M' and '16M'"):
         source.migrate(destination, via=via)
     destination.close()
     destination.check()
@@ -256,7 +257,7 @@ def test_less_memory(lab: Lab, via: str) -> None:
 @on_one_qemu
 def test_a_destination_that_dies(lab: Lab) -> None:
     source, destination = lab.source(), lab.destination()
-    slow = {"max-bandwidth": 100_000}
+    slow = {"max-bandwidth": 10_000}
     migration = source.migrate(destination, parameters=slow, wait=False)
     migration.wait("active")
     destination.kill()
@@ -268,7 +269,7 @@ def test_a_destination_that_dies(lab: Lab) -> None:
 @on_one_qemu
 def test_a_source_that_dies(lab: Lab) -> None:
     source, destination = lab.source(), lab.destination()
-    migration = source.migrate(destination, parameters={"max-bandwidth": 100_000}, wait=False)
+    migration = source.migrate(destination, parameters={"max-bandwidth": 10_000}, wait=False)
     migration.wait("active")
     os.kill(source.pid or 0, signal.SIGKILL)
     with pytest.raises(VMVerdictError, match="was killed by SIGKILL without having been asked"):
@@ -294,7 +295,7 @@ def test_a_source_that_must_stay(lab: Lab, via: str) -> None:
 @pytest.mark.needs_qemu
 def test_a_source_whose_guest_panics_meanwhile(tmp_path: Path) -> None:
     fields = guests.overrides("panic", tmp_path)
-    config = VMConfig(accel="tcg", timeout=20, memory="64M", paused=True, **fields)
+    config = VMConfig(accel="tcg", timeout=20, memory="32M", paused=True, **fields)
     with ExitStack() as stack:
         lab = Lab(config, stack)
         source, destination = lab.make().start(), lab.make(incoming=True).start()
