@@ -229,8 +229,16 @@ def test_what_is_sent() -> None:
 TEXT = 'The quick brown FOX, {12} lazy dogs; #42 @home! <"~|\\`>\n'
 
 
-@pytest.mark.parametrize("machine", ["pc", "q35"])
-@pytest.mark.parametrize("qemu", EVERY_QEMU)
+@pytest.mark.parametrize(
+    ("qemu", "machine"),
+    [
+        pytest.param("installed", "pc", marks=pytest.mark.needs_qemu, id="qemu-installed-pc"),
+        *(
+            pytest.param(*one.values, "q35", marks=one.marks, id=f"{one.id}-q35")
+            for one in EVERY_QEMU
+        ),
+    ],
+)
 def test_the_bios_reads_what_is_typed(qemu: str, machine: str, start: Start) -> None:
     vm = start(qemu, "keys", machine=machine)
     vm.type_text(TEXT * 3)
