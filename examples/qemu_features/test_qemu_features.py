@@ -52,7 +52,7 @@ def test_guest_goes_on_elsewhere(
     assert there.wait() == 0
 
 
-def test_guest_goes_on_here_after_a_failed_migration(
+def test_guest_goes_on_here_after_a_cancelled_migration(
     qmp_vm: VirtualMachine, qmp_vm_factory: VMFactory
 ) -> None:
     qmp_vm.console.expect_exact(boot_sector.MESSAGE)
