@@ -43,7 +43,9 @@ def last_lines(text: str, count: int = 20, width: int = 500) -> str:
     return "\n".join(line if len(line) <= width else f"{line[:width]}…" for line in lines[-count:])
 
 
-_MARK = re.compile(r"~qmp[0-9a-f]{12}:\d+:(?:b;|[0-9pz]*;\r?\n?)")
+_MARK = re.compile(
+    r"^~qmp[0-9a-f]{12}:\d+:[0-9pz]+;\r?\n?|~qmp[0-9a-f]{12}:\d+:[0-9a-z]*;", re.MULTILINE
+)
 _DRAWN = re.compile(rf"{_ESCAPE.pattern}|[\r\b\t]|[^\x1b\r\b\t]+|\x1b")
 _MOVE = re.compile(r"\x1b\[(\d*)([CDGKHfJ])")
 _TAB = 8

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from pytest_qmp.errors import FakeQMPServerError
 
+from .shell import ScriptedShell
+
 __all__ = ["Console"]
 
 _BACKLOG = 1 << 20
@@ -24,6 +26,8 @@ class Console:
         self.used = False
         #: What was written while nobody was connected, for the first who is.
         self.backlog = bytearray()
+        #: Takes the lines that no script answers.
+        self.shell: ScriptedShell | None = None
         self._send = send
         self._scripts: list[
             tuple[re.Pattern[bytes], bytes | Callable[[re.Match[bytes]], bytes | None]]
@@ -77,4 +81,8 @@ class Console:
             # An empty match would match for ever.
             if match and match.group() and (best is None or match.start() < best[0].start()):
                 best = (match, reply)
+        if self.shell is not None:
+            line = self.shell.pattern.match(self.input, self._answered)
+            if line and (best is None or best[0].start() >= line.end()):
+                return line, self.shell.reply
         return best

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from pytest_qmp.errors import FakeQMPServerError
 
 from .console import Console
 from .machine import Machine
+from .shell import Answer, ScriptedShell
 
 __all__ = ["FakeGuest"]
 
@@ -263,6 +264,28 @@ class FakeGuest:
         """
         with self._change():
             self._console.script(pattern, reply)
+
+    def play_shell(
+        self,
+        commands: Mapping[str, Answer] | Callable[[str], Answer],
+        *,
+        prompt: str = "# ",
+    ) -> None:
+        """Plays a shell on the first serial port, for ``console.run()`` and for what is typed.
+
+        Args:
+            commands: what each command writes: a text or bytes, with the exit status in a tuple
+                where that is not 0, or a function of the command that returns one of these. Or a
+                function for all of them. A command that is not there is ``not found`` (127).
+            prompt: what it writes when it waits for a command; at once, for the first time.
+
+        Raises:
+            FakeQMPServerError: an answer is none of these.
+        """
+        shell = ScriptedShell(commands, prompt)
+        with self._change():
+            self._console.shell = shell
+            self._console.write(shell.prompt)
 
     @property
     def console_input(self) -> bytes:

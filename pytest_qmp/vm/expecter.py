@@ -20,9 +20,9 @@ _QUIET_SECONDS = 0.01
 #: … or after that many, where text keeps coming.
 _LONGEST_SETTLING = 0.25
 # A text that has to be searched from its beginning again is, once it has grown by a third, and
-# between whiles for a fifth of the time at most.
+# between whiles for half of the time at most.
 _GROWTH = 3
-_REST = 4
+_REST = 1
 _SHORT_SEARCH = 0.0005
 
 

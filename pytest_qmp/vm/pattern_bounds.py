@@ -147,7 +147,6 @@ class _Walk:
 # ``$`` looks at a last newline, and whether anything follows it; the others at one character.
 _AT = {
     "AT_END": (2, 1),
-    "AT_END_LINE": (1, 0),
     "AT_END_STRING": (1, 0),
     "AT_BOUNDARY": (1, 0),
     "AT_NON_BOUNDARY": (1, 0),
