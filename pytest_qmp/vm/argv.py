@@ -210,7 +210,8 @@ def _drive_arguments(drive: Drive, number: int, machine: str | None) -> list[str
 
 
 def _drive_option(drive: Drive) -> str:
-    if not os.fspath(drive.path) and drive.size is not None:
+    layers = drive.top_options() if isinstance(drive, LayeredDrive) else {}
+    if not layers and not os.fspath(drive.path) and drive.size is not None:
         # One that is made at the start, which the fake has not.
         empty = {"driver": "null-co", "size": disk_bytes(drive.size)}
         return _join("", {"if": drive.interface, "id": drive.id, **empty})
@@ -224,7 +225,7 @@ def _drive_option(drive: Drive) -> str:
             "readonly": True if drive.read_only else None,
             "snapshot": True if drive.snapshot else None,
             "file": os.path.abspath(drive.path),
-            **(drive.top_options() if isinstance(drive, LayeredDrive) else {}),
+            **layers,
         },
     )
 

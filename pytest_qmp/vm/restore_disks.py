@@ -66,6 +66,9 @@ class LayeredDrive(Drive):
 
     layers: Layers = field(default=())
 
+    def __post_init__(self) -> None:
+        """Its fields were looked at when the drive was made that it stands for."""
+
     @property
     def made_at_start(self) -> bool:
         """Nothing more has to be made."""

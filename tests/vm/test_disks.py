@@ -138,6 +138,20 @@ def test_an_empty_disk(kind: str) -> None:
     assert not Path(found["file"]).exists()
 
 
+@pytest.mark.needs_qemu
+def test_disks_of_a_machine_that_is_cloned(tmp_path: Path) -> None:
+    base = image(tmp_path / "base.raw", "raw")
+    before = digest(base)
+    drives = [Drive.empty("4M", id="empty"), Drive(base, overlay=True, size="8M", id="over")]
+    config = VMConfig(accel="tcg", machine="pc", paused=True, drives=drives, cloneable=True)
+    with VirtualMachine(config) as vm:
+        for drive, size in (("empty", 4 * MIB), ("over", 8 * MIB)):
+            found = inserted(vm, drive)
+            assert (found["drv"], found["image"]["virtual-size"]) == ("qcow2", size)
+            write_everywhere(vm, drive)
+    assert digest(base) == before
+
+
 def test_the_fake_takes_them(tmp_path: Path) -> None:
     base = tmp_path / "base.img"
     base.write_bytes(bytes(MIB))
