@@ -28,7 +28,7 @@ def test_saved_and_restored(
 # region: cancel
 def test_cancelled(qmp_vm: VirtualMachine, qmp_vm_factory: VMFactory) -> None:
     other = qmp_vm_factory(incoming=True)
-    slow = {"max-bandwidth": 4096}  # bytes a second
+    slow = {"max-bandwidth": 4096, "downtime-limit": 1}  # bytes a second, milliseconds
     migration = qmp_vm.migrate(to=other, parameters=slow, wait=False)
     migration.wait("active")
     assert migration.progress < 1.0

@@ -181,7 +181,7 @@ def test_other_architectures(arch: str, via: str, tmp_path: Path) -> None:
 @on_both
 def test_begun_watched_and_cancelled(lab: Lab) -> None:
     source, destination = lab.source(), lab.destination()
-    slow = {"max_bandwidth": 10_000}
+    slow = {"max_bandwidth": 10_000, "downtime_limit": 1}
     migration = source.migrate(destination, parameters=slow, wait=False)
     assert migration.wait("active").status == "active"
     told: list[tuple[int, int]] = []
@@ -196,7 +196,7 @@ def test_begun_watched_and_cancelled(lab: Lab) -> None:
         migration.wait()
     # The guest was never gone, and can go elsewhere.
     other = lab.destination()
-    source.migrate(other, parameters={"max-bandwidth": 1 << 30})
+    source.migrate(other, parameters={"max-bandwidth": 1 << 30, "downtime-limit": 300})
     assert_same_guest(source, other)
 
 
@@ -257,7 +257,7 @@ def test_less_memory(lab: Lab, via: str) -> None:
 @on_one_qemu
 def test_a_destination_that_dies(lab: Lab) -> None:
     source, destination = lab.source(), lab.destination()
-    slow = {"max-bandwidth": 10_000}
+    slow = {"max-bandwidth": 10_000, "downtime-limit": 1}
     migration = source.migrate(destination, parameters=slow, wait=False)
     migration.wait("active")
     destination.kill()
@@ -300,9 +300,13 @@ def test_a_source_whose_guest_panics_meanwhile(tmp_path: Path) -> None:
         lab = Lab(config, stack)
         source, destination = lab.make().start(), lab.make(incoming=True).start()
         migration = source.migrate(destination, parameters={"max-bandwidth": 10_000}, wait=False)
-        source.cont()
-        with pytest.raises(VMVerdictError, match="the guest panicked"):
+
+        def go_on() -> None:
+            source.cont()
             migration.wait()
+
+        with pytest.raises(VMVerdictError, match="the guest panicked"):
+            go_on()
         source.kill()
 
 
