@@ -16,7 +16,7 @@ from pytest_qmp import QMPTimeoutError, VirtualMachine, VMError
 from pytest_qmp.vm.keymaps import LAYOUTS, chords_for
 from pytest_qmp.vm.keynames import KEYS, read_chord
 from tests import guests
-from tests.guests import debian, x86_input
+from tests.guests import x86_input
 from tests.vm.every_backend import EVERY_BACKEND, EVERY_QEMU, config_of
 
 #: Where QEMU's packages put its own layouts, for VNC, and what it calls ours.
@@ -314,8 +314,8 @@ def test_a_mouse_moves(qemu: str, start: Start) -> None:
 @pytest.mark.needs_qemu
 def test_linux_reads_what_is_typed() -> None:
     try:
-        guest = debian.linux_with()
-    except debian.GuestBuildError as error:
+        guest = linux_guest.build()
+    except linux_guest.GuestBuildError as error:
         pytest.skip(str(error))
     linux: dict[str, Any] = {
         "kernel": guest.kernel,
