@@ -16,9 +16,7 @@ from pytest_qmp.vm.restore_files import opened_anew
 
 __all__ = ["blockers", "load_state", "migrates_to_files", "write_state"]
 
-#: For getfd and add-fd; any number that nobody else takes.
 _NAME = "pytest-qmp-state"
-_FDSET = 0x7E57
 _ENDS = EventMatcher(
     "MIGRATION", lambda event: event.data.get("status") in ("completed", "failed", "cancelled")
 )
@@ -54,10 +52,10 @@ def write_state(qmp: QMPClient, fd: int, deadline: Deadline, *, ignore_shared: b
         if migrates_to_files(qmp.version):
             writable = opened_anew(fd, os.O_WRONLY)
             try:
-                qmp.execute("add-fd", {"fdset-id": _FDSET}, fds=[writable], timeout=deadline)
+                fdset = qmp.execute("add-fd", fds=[writable], timeout=deadline)["fdset-id"]
             finally:
                 os.close(writable)
-            uri = f"file:/dev/fdset/{_FDSET}"
+            uri = f"file:/dev/fdset/{fdset}"
         else:
             qmp.execute("getfd", {"fdname": _NAME}, fds=[fd], timeout=deadline)
             uri = f"fd:{_NAME}"
@@ -65,7 +63,7 @@ def write_state(qmp: QMPClient, fd: int, deadline: Deadline, *, ignore_shared: b
             _migrate(qmp, uri, mark, deadline)
         finally:
             if migrates_to_files(qmp.version):
-                qmp.execute("remove-fd", {"fdset-id": _FDSET}, timeout=deadline)
+                qmp.execute("remove-fd", {"fdset-id": fdset}, timeout=deadline)
             qmp.events.rewind(mark)
 
 

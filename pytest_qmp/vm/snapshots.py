@@ -17,17 +17,15 @@ from pytest_qmp.vm.argv import starts_held
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig, check_names
 from pytest_qmp.vm.freshness import freshening_command
-from pytest_qmp.vm.jobs import MachineJobs
-from pytest_qmp.vm.ports import MachinePorts
 from pytest_qmp.vm.process import QEMUProcess
 from pytest_qmp.vm.restore_disks import check_disks, copied
 from pytest_qmp.vm.restore_files import memory_file, unnamed_file
+from pytest_qmp.vm.restore_points import MachineRestorePoints, forget_since
 from pytest_qmp.vm.restore_process import ClonableProcess
 from pytest_qmp.vm.restore_saved import SavedConsole, SavedMachine
 from pytest_qmp.vm.restore_state import load_state, write_state
 
 if TYPE_CHECKING:
-    from pytest_qmp.qmp.events import EventLog
     from pytest_qmp.vm.console import Console
     from pytest_qmp.vm.console_shell import ShellState
     from pytest_qmp.vm.machine import VirtualMachine
@@ -43,7 +41,7 @@ _CHANGEABLE = ("name", "timeout", "allow", "console_watch")
 _OURS = frozenset({"MIGRATION", "RESUME", "STOP"})
 
 
-class MachineSnapshots(MachinePorts, MachineJobs):
+class MachineSnapshots(MachineRestorePoints):
     """The snapshots and clones of ``VirtualMachine``.
 
     Args:
@@ -161,19 +159,19 @@ class MachineSnapshots(MachinePorts, MachineJobs):
         if status == "running":
             qmp.execute("stop", timeout=deadline)
         with ExitStack() as undo:
-            undo.callback(_forget, qmp.events, mark)
+            undo.callback(forget_since, qmp.events, mark, _OURS)
             undo.callback(self._go_on, status, deadline)
             saved = self._save(deadline, with_memory, goes_on, paused=status != "running")
             if not goes_on:
                 undo.pop_all()
-                _forget(qmp.events, mark)
+                forget_since(qmp.events, mark, _OURS)
         return saved
 
     def go_on(self, saved: SavedMachine, deadline: Deadline) -> None:
         """Runs on after ``save()`` has stopped it, if it ran before."""
         mark = self.qmp.events.total
         self._go_on("paused" if saved.paused else "running", deadline)
-        _forget(self.qmp.events, mark)
+        forget_since(self.qmp.events, mark, _OURS)
 
     @property
     def lends_memory(self) -> bool:
@@ -187,7 +185,13 @@ class MachineSnapshots(MachinePorts, MachineJobs):
         clonable = process if isinstance(process, ClonableProcess) else None
         drives = process.drives if isinstance(process, QEMUProcess) else []
         layers = clonable.layers if clonable is not None else None
-        nodes = self.qmp.execute("query-named-block-nodes", {"flat": True}, timeout=deadline)
+        nodes = [
+            node
+            for node in self.qmp.execute(
+                "query-named-block-nodes", {"flat": True}, timeout=deadline
+            )
+            if node["file"] != self._snapshot_file
+        ]
         check_disks(nodes, drives, layers)
         consoles = self._saved_consoles()
         version = self.qmp.version
@@ -321,12 +325,3 @@ def _shell_state(members: dict[str, Any]) -> ShellState:
     from pytest_qmp.vm.console_shell import ShellState
 
     return ShellState(**members)
-
-
-def _forget(events: EventLog, mark: int) -> None:
-    """Takes our own events out of the history, as if they had not come."""
-    since = events.total - mark
-    kept = [event for event in events[len(events) - since :] if event.name not in _OURS]
-    events.rewind(mark)
-    for event in kept:
-        events.append(event)
