@@ -133,7 +133,8 @@ class OutputStream:
 
     def everything(self) -> bytes:
         """All that came since the start."""
-        return self.tail(self._size)
+        with self._changed:
+            return self.tail(self._size)
 
     def end(self) -> None:
         """Ends it for readers: nothing more comes. Idempotent."""
