@@ -71,7 +71,6 @@ class MachineMigration(MachineCommands):
         states = capability_states(capabilities)
         other = to if isinstance(to, MachineMigration) else None
         if other is not None:
-            self._check_destination(other, deadline)
             route = route_of(via, [name for name, state in states.items() if state])
         elif via is not None:
             raise VMMigrationError(
@@ -90,6 +89,8 @@ class MachineMigration(MachineCommands):
 
         def begin() -> None:
             __tracebackhide__ = True
+            if other is not None:
+                self._check_destination(other, deadline)
             for end in ends:
                 end._set_up_migration({**defaults, **states}, parameters or {}, deadline)
             if other is not None and not route.stored:
