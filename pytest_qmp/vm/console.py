@@ -78,9 +78,9 @@ class Console(ConsoleShell, ConsoleReading):
         poll.register(self._sock, select.POLLOUT)
         sent = 0
         while sent < len(data):
-            self._awaited = f"room for {len(data) - sent} bytes", False
             if not poll.poll(deadline.poll_milliseconds(_LONGEST_SLEEP)):
                 if self._patience() <= 0:
+                    self._awaited = f"room for {len(data) - sent} bytes", False
                     self._raise_verdict(gone=False)
                 if not deadline.expired:
                     continue
@@ -93,6 +93,7 @@ class Console(ConsoleShell, ConsoleReading):
             except BlockingIOError:
                 continue
             except OSError as error:
+                self._awaited = f"room for {len(data) - sent} bytes", False
                 self._raise_verdict(gone=True)
                 raise ConsoleEOFError(
                     f"can't type at the console {self.name}: {self._ended()}\n{self._shown()}"

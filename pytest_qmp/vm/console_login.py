@@ -137,7 +137,8 @@ class _Attempt:
         elif line or self._prompt is None:
             self._press_enter(line)
         while not self._step():
-            pass
+            if self._deadline.expired:
+                self._give_up()
 
     def _step(self) -> bool:
         """Looks at what came to rest, and answers it; True: it is a prompt."""

@@ -17,12 +17,17 @@ from pytest_qmp.vm.console_login import LOGIN, PASSWORD, ConsoleLogin, at_most, 
 from pytest_qmp.vm.expecter import Ending
 from pytest_qmp.vm.searching import Found, Searcher
 from pytest_qmp.vm.shell_frames import Frames, Mark
+from pytest_qmp.vm.stream import OutputStream
 from pytest_qmp.vm.unread import UnreadText
 
 __all__ = ["CommandResult", "ConsoleShell", "ShellState"]
 
 # How long a shell that was asked whether it is there has for its answer, until it is asked again.
 _ASK_AGAIN_SECONDS = 3.0
+_ASK_BUSY_SECONDS = 1.0
+# Nothing has come for that long: what was typed has done what it does.
+_REST_SECONDS = 0.05
+_LONGEST_UNREST_SECONDS = 0.5
 # How long a prompt is waited for behind a command's end, where it may have become another.
 _PROMPT_SECONDS = 0.25
 _INTERRUPT = "\x03"
@@ -183,13 +188,17 @@ class ConsoleShell(ConsoleLogin):
         self._refuse_login()
         known = self._shell
         frames = Frames(known.secret, known.number) if known is not None else Frames()
-        signals = [_INTERRUPT, _INTERRUPT, _QUIT] if self._busy else []
+        # The first was typed when the command's time was up.
+        signals = ["", _INTERRUPT, _QUIT] if self._busy else []
+        patience = _ASK_AGAIN_SECONDS if not signals else _ASK_BUSY_SECONDS
         while True:
             if signals:
+                # What is typed right behind a signal is dropped with what was typed before it.
                 self.send(signals.pop(0))
+                self._come_to_rest(deadline)
             self._awaited = "a shell's answer", False
             self.send(frames.prepare())
-            attempt = at_most(deadline, _ASK_AGAIN_SECONDS)
+            attempt = at_most(deadline, patience)
             try:
                 while True:
                     _, mark = self._next_mark(frames, attempt)
@@ -208,6 +217,15 @@ class ConsoleShell(ConsoleLogin):
         returns = self._pass_prompt(deadline)
         self._shell = replace(self._shell, adds_returns=returns is not False)
         return self._shell
+
+    def _come_to_rest(self, deadline: Deadline) -> None:
+        within = at_most(deadline, _LONGEST_UNREST_SECONDS)
+        while not within.expired:
+            size = self._stream.size
+            left = at_most(within, _REST_SECONDS).remaining()
+            self._stream.wait_beyond(size, self._stream.looks, left)
+            if self._stream.size == size:
+                return
 
     def _explain_no_shell(self, deadline: Deadline) -> NoReturn:
         __tracebackhide__ = True
@@ -290,6 +308,7 @@ class ConsoleShell(ConsoleLogin):
         buffer: str
         _unread: UnreadText
         _awaited: tuple[str, bool]
+        _stream: OutputStream
 
         def send(self, text: str) -> int: ...
 

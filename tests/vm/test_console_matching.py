@@ -225,7 +225,7 @@ def test_short_lines_of_a_long_backlog_cost_their_own_length(console: Pair) -> N
 def test_a_long_log_costs_no_memory(console: Pair) -> None:
     spawn, guest = console
     piece = b"[    1.000000] something that a kernel says\r\n" * 12_000
-    writer = threading.Thread(target=lambda: [guest.sendall(piece) for _ in range(10)])
+    writer = threading.Thread(target=guest.sendall, args=(piece * 10,))
     tracemalloc.start()
     writer.start()
     with pytest.raises(ConsoleTimeoutError):

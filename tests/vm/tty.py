@@ -40,12 +40,17 @@ def console_on(sock: socket.socket, timeout: float = 20) -> Iterator[Console]:
 
 @contextmanager
 def at_tty(
-    argv: Sequence[str], *, prompt: str = "guest# ", columns: int = 80, timeout: float = 20
+    argv: Sequence[str],
+    *,
+    prompt: str = "guest# ",
+    columns: int = 80,
+    path: str = os.defpath,
+    timeout: float = 20,
 ) -> Iterator[tuple[Console, socket.socket]]:
     """A program at a terminal, and the guest's side of the console, to write to it as a kernel."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {"PATH": os.environ["PATH"], "PS1": prompt, "TERM": "vt100", "LC_ALL": "C.UTF-8"}
+    environment = {"PATH": path, "PS1": prompt, "TERM": "vt100", "LC_ALL": "C.UTF-8"}
 
     def take_terminal() -> None:
         os.setsid()
