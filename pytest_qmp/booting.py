@@ -112,6 +112,8 @@ def _launch(
     known = list(machines_of(item)), list(checks_of(item))
     found = boots.store.find(config, boot, start_first)
     # Those that were booted to be kept are no machines of the test's.
+    for booted in machines_of(item)[len(known[0]) :]:
+        booted.drop_logs()
     machines_of(item)[:], checks_of(item)[:] = known
     item.stash.setdefault(_notes, []).append(_told(found))
     template = found.template
