@@ -69,6 +69,14 @@ class Clock:
         """Does it in so many real seconds: for what goes on outside, whatever the time is here."""
         self._schedule(seconds, action)
 
+    def resume(self, now: float) -> None:
+        """Goes on from that time, with what is still to be done."""
+        self._origin = time.monotonic()
+        self._advanced = now
+        if not self._virtual:
+            for due, _, _ in self._timers:
+                self._schedule(max(0.0, due - now), self._run_due)
+
     def settle(self) -> None:
         """The present command has its reply: what was to come soon after it comes."""
         while self._soon:

@@ -14,6 +14,7 @@ from pytest_qmp.errors import FakeQMPServerError
 from .attachments import Attachments
 from .channels import Channel
 from .console import Console
+from .copies import Copies
 from .core import Core
 from .descriptors import MonitorDescriptors
 from .faults import Faults
@@ -37,7 +38,7 @@ _SIGKILL, _SIGABRT = -9, -6
 _PATIENCE = 10.0
 
 
-class FakeQMPServer(Spying, Attachments):
+class FakeQMPServer(Spying, Attachments, Copies):
     """A server that answers on QMP as a QEMU of the given version does.
 
     It runs in one thread of this process and has the sockets that QEMU would have. As a context

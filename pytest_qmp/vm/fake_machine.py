@@ -10,6 +10,7 @@ from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.vm.argv import build_argv
 from pytest_qmp.vm.backend import Wires
 from pytest_qmp.vm.config import VMConfig
+from pytest_qmp.vm.restore_saved import SavedModel
 
 __all__ = ["DEFAULT_EMULATION", "FakeMachine"]
 
@@ -21,6 +22,7 @@ class FakeMachine:
 
     Args:
         config: its arguments are the fake's, as far as it models them.
+        saved: what it begins with; None: its start.
 
     Raises:
         FakeQMPServerError: the version is none that the fake can play.
@@ -29,7 +31,8 @@ class FakeMachine:
     kind = "fake"
     pid: int | None = None
 
-    def __init__(self, config: VMConfig) -> None:
+    def __init__(self, config: VMConfig, saved: SavedModel | None = None) -> None:
+        self.saved = saved
         self._idle: list[socket.socket] = []
         self._set_up(config)
 
@@ -54,6 +57,8 @@ class FakeMachine:
     def start(self, consoles: Sequence[str], deadline: Deadline) -> Wires:
         """Starts the server; its console is the first port, the others stay silent."""
         self.server.start()
+        if self.saved is not None:
+            self.server.put_state(self.saved.model)
         wires = Wires(
             self.server.open_monitor(), second_monitor=self.server.open_monitor(private=True)
         )

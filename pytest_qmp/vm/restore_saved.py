@@ -6,11 +6,14 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_qmp.vm.restore_disks import Layer, Layers
 
-__all__ = ["MemoryKind", "SavedConsole", "SavedMachine"]
+if TYPE_CHECKING:
+    from pytest_qmp.fake.copies import MachineCopy
+
+__all__ = ["MemoryKind", "SavedConsole", "SavedMachine", "SavedModel"]
 
 #: How QEMU has the guest's memory: its own way, in a backend of ours, or in a file of ours.
 MemoryKind = Literal["own", "backend", "file"]
@@ -128,3 +131,21 @@ class SavedMachine:
         with ExitStack() as stack:
             for fd in self.descriptors().values():
                 stack.callback(os.close, fd)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """The same of a fake's machine, which nobody but its own process can begin with.
+
+    Attributes:
+        model: the copy of its state.
+        paused: the guest did not run.
+        consoles: the serial ports, by name.
+    """
+
+    model: MachineCopy
+    paused: bool = False
+    consoles: Mapping[str, SavedConsole] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Nothing is held but memory."""

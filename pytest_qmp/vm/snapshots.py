@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_qmp.errors import VMConfigError, VMError
+from pytest_qmp.errors import VMConfigError
 from pytest_qmp.qmp.client import QMPClient
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.waiting import DEFAULT, Timeout
@@ -22,7 +22,7 @@ from pytest_qmp.vm.restore_disks import check_disks, copied
 from pytest_qmp.vm.restore_files import memory_file, unnamed_file
 from pytest_qmp.vm.restore_points import MachineRestorePoints, forget_since
 from pytest_qmp.vm.restore_process import ClonableProcess
-from pytest_qmp.vm.restore_saved import SavedConsole, SavedMachine
+from pytest_qmp.vm.restore_saved import SavedConsole, SavedMachine, SavedModel
 from pytest_qmp.vm.restore_state import load_state, write_state
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from pytest_qmp.vm.console_shell import ShellState
     from pytest_qmp.vm.machine import VirtualMachine
 
-__all__ = ["MachineSnapshots", "check_changes", "restored"]
+__all__ = ["MachineSnapshots", "Saved", "check_changes", "restored"]
+
+Saved = SavedMachine | SavedModel
 
 _LOG_BYTES = 1024 * 1024
 _PROMPT_BYTES = 256
@@ -124,7 +126,7 @@ class MachineSnapshots(MachineRestorePoints):
                 command = freshening_command(self.config.arch or "")
                 console.run(command, timeout=deadline.remaining())
                 return True
-        if self._agent is None and not (self._saved is not None and self._saved.agent):
+        if self._agent is None and not (getattr(self._saved, "agent", False)):
             return False
         self.guest.execute("guest-set-time", {"time": time.time_ns()}, timeout=deadline)
         return True
@@ -136,7 +138,7 @@ class MachineSnapshots(MachineRestorePoints):
         for clone in self._clones:
             clone.check()
 
-    def save(self, deadline: Deadline, *, with_memory: bool, goes_on: bool) -> SavedMachine:
+    def save(self, deadline: Deadline, *, with_memory: bool, goes_on: bool) -> Saved:
         """What another machine needs to begin where this one is now.
 
         Args:
@@ -151,8 +153,10 @@ class MachineSnapshots(MachineRestorePoints):
             VMConfigError: one of its disks can't be copied.
         """
         __tracebackhide__ = True
-        if self._backend.kind != "qemu":
-            raise VMError(f"{self} is no QEMU that was started here: its state can't be saved")
+        self._check_can("save its state")
+        if self._backend.kind == "fake":
+            paused = self.status != "running"
+            return SavedModel(self.fake.copy_state(), paused, self._saved_consoles())
         qmp = self.qmp
         mark = qmp.events.total
         status = str(qmp.execute("query-status", timeout=deadline)["status"])
@@ -167,7 +171,7 @@ class MachineSnapshots(MachineRestorePoints):
                 forget_since(qmp.events, mark, _OURS)
         return saved
 
-    def go_on(self, saved: SavedMachine, deadline: Deadline) -> None:
+    def go_on(self, saved: Saved, deadline: Deadline) -> None:
         """Runs on after ``save()`` has stopped it, if it ran before."""
         mark = self.qmp.events.total
         self._go_on("paused" if saved.paused else "running", deadline)
@@ -176,7 +180,10 @@ class MachineSnapshots(MachineRestorePoints):
     @property
     def lends_memory(self) -> bool:
         """Whether the guest's memory is in a file that others can begin with."""
-        return isinstance(self._backend, ClonableProcess) and self._backend.memory is not None
+        process = self._backend
+        if isinstance(process, ClonableProcess):
+            return process.memory is not None
+        return process.kind == "fake"
 
     def _save(
         self, deadline: Deadline, with_memory: bool, goes_on: bool, *, paused: bool
@@ -244,8 +251,9 @@ class MachineSnapshots(MachineRestorePoints):
     # -- begun with a saved state ----------------------------------------------------------------
 
     @property
-    def _saved(self) -> SavedMachine | None:
-        return self._backend.saved if isinstance(self._backend, ClonableProcess) else None
+    def _saved(self) -> Saved | None:
+        found: Saved | None = getattr(self._backend, "saved", None)
+        return found
 
     def _connect_console(self, name: str, sock: socket.socket) -> None:
         saved = self._saved
@@ -255,17 +263,20 @@ class MachineSnapshots(MachineRestorePoints):
             self._oversight.streams[name].feed(saved.consoles[name].log)
 
     def _begin(self, qmp: QMPClient, deadline: Deadline) -> None:
-        process = self._backend
-        if not isinstance(process, ClonableProcess) or process.saved is None:
+        process, saved = self._backend, self._saved
+        if saved is None:
             super()._begin(qmp, deadline)
             return
-        saved = process.saved
-        load_state(qmp, process.state, deadline, ignore_shared=saved.memory is not None)
+        if isinstance(process, ClonableProcess) and isinstance(saved, SavedMachine):
+            load_state(qmp, process.state, deadline, ignore_shared=saved.memory is not None)
+        elif self.held and not saved.paused:
+            qmp.execute("stop", timeout=deadline)
+            qmp.events.forget("STOP")
         for name, one in saved.consoles.items():
-            console = self.consoles[name]
-            console._unread.skip(len(one.log) - one.unread)
-            if one.shell is not None:
-                console.shell_state = _shell_state(one.shell)
+            if name in self._sockets and (self.backend == "qemu" or one.log):
+                console = self.consoles[name]
+                console._unread.skip(len(one.log) - one.unread)
+                console.shell_state = None if one.shell is None else _shell_state(one.shell)
         super()._begin(qmp, deadline)
         if not starts_held(self.config):
             self._let_go(qmp, deadline)
@@ -277,7 +288,7 @@ class MachineSnapshots(MachineRestorePoints):
 
 
 def restored(
-    config: VMConfig, saved: SavedMachine, *, paused: bool = False, **changes: Any
+    config: VMConfig, saved: Saved, *, paused: bool = False, **changes: Any
 ) -> VirtualMachine:
     """A machine, not started yet, that begins with a saved state.
 
@@ -294,7 +305,12 @@ def restored(
     from pytest_qmp.vm.machine import VirtualMachine
 
     config = check_changes(config, changes)
-    machine = VirtualMachine.run_by(config, ClonableProcess(config, saved))
+    if isinstance(saved, SavedModel):
+        from pytest_qmp.vm.fake_machine import FakeMachine
+
+        machine = VirtualMachine.run_by(config, FakeMachine(config, saved))
+    else:
+        machine = VirtualMachine.run_by(config, ClonableProcess(config, saved))
     machine.held = paused
     return machine
 

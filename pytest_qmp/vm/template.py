@@ -15,9 +15,9 @@ from pytest_qmp.vm.machine import VirtualMachine
 from pytest_qmp.vm.restore_disks import check_overlays
 from pytest_qmp.vm.restore_files import copy_of, memory_file, seal, sealed
 from pytest_qmp.vm.restore_process import ClonableProcess
-from pytest_qmp.vm.restore_saved import SavedMachine
+from pytest_qmp.vm.restore_saved import SavedMachine, SavedModel
 from pytest_qmp.vm.restore_state import blockers
-from pytest_qmp.vm.snapshots import check_changes, restored
+from pytest_qmp.vm.snapshots import Saved, check_changes, restored
 from pytest_qmp.vm.template_ways import WAYS, Way
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Template:
         config: VMConfig,
         way: Way,
         reasons: Mapping[str, str],
-        saved: SavedMachine | None,
+        saved: Saved | None,
         boot: Boot | None,
     ) -> None:
         self.config = config
@@ -158,7 +158,7 @@ class Template:
 
     def _freeze(self) -> None:
         """Makes sure that nothing can change what the machines begin with."""
-        if self._saved is not None and self._saved.memory is not None:
+        if isinstance(self._saved, SavedMachine) and self._saved.memory is not None:
             seal(self._saved.memory)
 
     # -- machines from it ------------------------------------------------------------------------
@@ -220,6 +220,9 @@ class Template:
 
     def manifest(self) -> dict[str, Any]:
         """All but the files, as JSON can have it."""
+        if isinstance(self._saved, SavedModel):
+            reason = "the state of a fake stays in the process that it runs in"
+            return {"way": "boot", "reasons": {"clone": reason}, "saved": None}
         return {
             "way": self.way,
             "reasons": self.reasons,
@@ -228,7 +231,7 @@ class Template:
 
     def descriptors(self) -> dict[str, int]:
         """The files, by name: ``memory``, ``state``, ``disk0.0``, …. They stay the template's."""
-        return {} if self._saved is None else self._saved.descriptors()
+        return self._saved.descriptors() if isinstance(self._saved, SavedMachine) else {}
 
     @classmethod
     def from_parts(
