@@ -64,14 +64,14 @@ class Migration:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What ``query-migrate`` says now, of the source where it is ours.
+        """What ``query-migrate`` says now, of the source where it is ours; kept from its end.
 
         Raises:
             QMPError: as ``execute``.
         """
         __tracebackhide__ = True
         machine = self._source or self._destination
-        if machine is not None:
+        if machine is not None and self._last.get("status") not in _ENDS:
             self._last = dict(machine.execute("query-migrate"))
         return self._last
 

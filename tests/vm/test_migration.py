@@ -114,6 +114,7 @@ def test_to_another_machine(lab: Lab, via: str) -> None:
     source.assert_status("postmigrate")
     destination.assert_status("running")
     assert_same_guest(source, destination)
+    assert migration.info["status"] == "completed"
 
 
 @on_both
@@ -219,6 +220,25 @@ def test_by_several_connections(lab: Lab) -> None:
     with pytest.raises(VMMigrationError, match="multifd needs several connections"):
         source.migrate(destination, via="fd", **several)
     source.migrate(destination, **several)
+    assert_same_guest(source, destination)
+
+
+@on_qemu
+def test_the_memory_comes_after_the_guest(lab: Lab) -> None:
+    source, destination = lab.source(), lab.destination()
+    how: dict[str, Any] = {
+        "capabilities": ["postcopy-ram"],
+        "parameters": {"max-bandwidth": 10_000, "downtime-limit": 1},
+    }
+    try:
+        migration = source.migrate(destination, wait=False, **how)
+    except QMPCommandError as refused:
+        pytest.skip(f"this host does not let QEMU: {refused.desc}")
+    migration.wait("active")
+    source.execute("migrate-start-postcopy")
+    migration.wait(["postcopy-active", "completed"])
+    migration.wait()
+    destination.assert_status("running")
     assert_same_guest(source, destination)
 
 
