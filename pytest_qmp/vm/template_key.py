@@ -197,9 +197,8 @@ def _of_uses(values: Iterable[Any], by_content: bool, seen: set[int]) -> Iterato
             if source is not None and _is_users(source):
                 yield _of_source(source, by_content)
         elif not isinstance(value, types.BuiltinFunctionType):
+            # Not what is in a file that it names: that may be one that the function writes to.
             yield _of_value(value)
-            for path in _paths_in(value):
-                yield _of_file(path, by_content)
 
 
 def _source_of(value: object) -> str | None:

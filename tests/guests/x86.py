@@ -190,7 +190,11 @@ def panic(code: X86Code) -> None:
     halt(code)
 
 
-def echo(code: X86Code) -> None:
+def _nothing(code: X86Code) -> None:
+    pass
+
+
+def echo(code: X86Code, show: Body = _nothing) -> None:
     """Answer each line typed with ``echo: `` and the line."""
     code.label("echo")
     code.op("mov di, 8000h", "BF 00 80")  # the line is kept at 0000:8000
@@ -203,6 +207,7 @@ def echo(code: X86Code) -> None:
     code.op("cmp di, F000h", "81 FF 00 F0")
     code.jump("jae", "echo_next")  # no room: drop it
     code.op("stosb", "AA")
+    show(code)
     code.jump("jmp", "echo_next")
 
     code.label("echo_line")
@@ -219,6 +224,11 @@ def echo(code: X86Code) -> None:
     code.jump("jmp", "echo")
     code.string("echo_prefix", "echo: ")
     code.string("newline", "\r\n")
+
+
+def typed(code: X86Code) -> None:
+    """The same, and show each character as it is typed."""
+    echo(code, lambda code: code.call("putc"))
 
 
 def _one_more(code: X86Code) -> None:
@@ -264,6 +274,7 @@ BODIES: dict[str, Body] = {
     "reset-on-key": reset_on_key,
     "panic": panic,
     "echo": echo,
+    "typed": typed,
     "flood": flood,
     "cycles": cycles,
 }

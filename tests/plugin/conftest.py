@@ -36,6 +36,6 @@ def without_qemu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for place in os.environ["PATH"].split(os.pathsep):
         for program in Path(place).glob("*") if os.path.isdir(place) else ():
             link = folder / program.name
-            if not program.name.startswith("qemu-") and not link.exists():
+            if not program.name.startswith("qemu-") and not os.path.lexists(link):
                 link.symlink_to(program)
     monkeypatch.setenv("PATH", str(folder))
