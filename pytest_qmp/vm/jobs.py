@@ -220,7 +220,7 @@ class MachineJobs(MachineCommands):
                         self._take_on(verbs[asked], story, deadline)
                         continue
                 if deadline.expired:
-                    raise self._too_late(story, wanted, deadline)
+                    raise self._too_late(story, wanted, deadline, on_progress)
                 if not self.qmp.wait_for_news(seen, sooner(deadline, pause)):
                     # How far it is, no event tells; and another wait may have taken one.
                     self._look(story, deadline, report, on_progress)
@@ -323,15 +323,23 @@ class MachineJobs(MachineCommands):
         return f"\nQEMU wrote:\n{printable(said[-1000:])}" if said else ""
 
     def _too_late(
-        self, story: JobStory, wanted: Collection[str], deadline: Deadline
+        self,
+        story: JobStory,
+        wanted: Collection[str],
+        deadline: Deadline,
+        on_progress: OnProgress | None,
     ) -> QMPTimeoutError:
         far = ""
         try:
             jobs = self.qmp.execute("query-jobs", timeout=Deadline(_LAST_WORDS_SECONDS))
-            story.look(jobs)
-            far = f" ({story.info.far()})"
         except QMPError:
             pass  # Then what the events told has to do.
+        else:
+            story.look(jobs)
+            info = story.info
+            far = f" ({info.far()})"
+            if on_progress is not None:
+                on_progress(info.done, info.total)
         todo = {
             "ready": f"execute('job-complete', id={story.ident!r}) lets it end",
             "standby": "it goes on once the machine runs, or the block node is free again",

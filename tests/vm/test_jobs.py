@@ -141,10 +141,10 @@ def test_a_slow_job(vm: VirtualMachine) -> None:
         vm.run_job(
             "blockdev-backup",
             {"job-id": "b", "device": "old", "target": "new", "sync": "full", "speed": SLOW},
-            timeout=0.7,
+            timeout=0.6,
             on_progress=lambda done, total: told.append(total),
         )
-    assert told == [4 * MIB]
+    assert set(told) == {4 * MIB}
     assert vm.wait_for_job("b", ["running", "ready"]).status == "running"
     vm.execute("job-cancel", id="b")
     assert vm.wait_for_job("b", check=False).cancelled
