@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 
 from pytest_qmp.errors import FakeQMPServerError
 
+from .agent import FakeGuestAgent
 from .console import Console
 from .machine import Machine
 from .shell import Answer, ScriptedShell
@@ -22,6 +23,9 @@ class FakeGuest:
 
     What only a running guest can do raises FakeQMPServerError while it is not running, unless
     the server is not strict.
+
+    Attributes:
+        agent: the guest agent that runs in it, once it has a part to play.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class FakeGuest:
         self._console = console
         self._change = change
         self._strict = strict
+        self.agent = FakeGuestAgent(change)
 
     def on_boot(self, action: Callable[[], None]) -> None:
         """Scripts what it does when it boots: when it first runs, and after each reset.

@@ -205,6 +205,13 @@ class FakeQMPServer(Spying, Attachments, Copies):
             self._add_console(ours)
         return theirs
 
+    def open_guest_agent(self) -> socket.socket:
+        """Connects to the guest agent's port; returns the client's end of the connection."""
+        ours, theirs = socket.socketpair()
+        with self._reactor.change():
+            self.guest.agent.connected(self._reactor.add(ours, self.guest.agent.receive).outgoing)
+        return theirs
+
     @property
     def exit_status(self) -> int | None:
         """The exit status that QEMU would have had, None while it would still run.

@@ -42,6 +42,7 @@ class FakeMachine:
         qemu = f"qemu-system-{config.arch or 'x86_64'}"
         self.argv = build_argv(config, qemu, "tcg", {}, {}, links=links)
         self._emulate = config.emulate or DEFAULT_EMULATION
+        self._has_agent = config.guest_agent
         self.server = FakeQMPServer(self._emulate, args=self.argv[1:])
 
     @property
@@ -60,7 +61,9 @@ class FakeMachine:
         if self.saved is not None:
             self.server.put_state(self.saved.model)
         wires = Wires(
-            self.server.open_monitor(), second_monitor=self.server.open_monitor(private=True)
+            self.server.open_monitor(),
+            second_monitor=self.server.open_monitor(private=True),
+            guest_agent=self.server.open_guest_agent() if self._has_agent else None,
         )
         for name in consoles:
             if not wires.consoles:

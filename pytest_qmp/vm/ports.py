@@ -132,8 +132,11 @@ class MachinePorts(MachineCommands):
         __tracebackhide__ = True
         from pytest_qmp.vm.guest_agent import MachineGuestAgent
 
-        if self._backend.kind == "fake" and self.config.guest_agent:
-            raise NeedsRealGuestError("the guest agent needs a real guest, and this is the fake")
+        if self._agent_socket and self._backend.kind == "fake" and not self.fake.guest.agent.used:
+            raise NeedsRealGuestError(
+                "the guest agent needs a real guest, and this test runs on the fake: play one with "
+                "vm.fake.guest.agent.on(…), or install QEMU"
+            )
         if self._agent_socket is None:
             raise VMError(
                 f"{self} runs already, and its guest agent's channel is not known: connect to it "

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_qmp import (
     Drive,
+    FakeQMPServerError,
     GuestAgentClient,
     NeedsRealGuestError,
     QMPCommandError,
@@ -233,6 +234,49 @@ def test_a_machine_without_a_port() -> None:
         pytest.raises(VMError, match=r"VMConfig\(guest_agent=True\) gives it one"),
     ):
         _ = vm.guest
+
+
+def test_an_agent_that_the_fake_plays() -> None:
+    with VirtualMachine(backend="fake", guest_agent=True) as vm:
+        agent = vm.fake.guest.agent
+        agent.on("guest-get-host-name", {"host-name": "fake"})
+        agent.on_exec(lambda argv, given: (3, given.upper()) if argv == ["tr"] else "done")
+        agent.files["/etc/given"] = b"x" * 600_000
+        assert vm.guest.hostname() == "fake"
+        result = vm.guest.exec(["tr"], "yes")
+        assert (result.status, result.output) == (3, b"YES")
+        assert vm.guest.exec(["ls", "-l"]).output == b"done"
+        assert agent.calls[-2] == (
+            "guest-exec",
+            {"path": "ls", "arg": ["-l"], "capture-output": True},
+        )
+        assert vm.guest.read_file("/etc/given") == agent.files["/etc/given"]
+        vm.guest.write_file("/new", b"data" * 100_000)
+        assert agent.files["/new"] == b"data" * 100_000
+        with pytest.raises(QMPCommandError, match="No such file or directory"):
+            vm.guest.read_file("/none")
+        with pytest.raises(QMPCommandError, match="did you mean 'guest-get-host-name'"):
+            vm.guest.guest_get_hostname()
+
+        def refuse(arguments: dict[str, Any]) -> None:
+            raise QMPCommandError("GenericError", "not now")
+
+        agent.on("guest-fsfreeze-freeze", refuse)
+        with pytest.raises(QMPCommandError, match="GenericError: not now"):
+            vm.guest.fsfreeze()
+        with pytest.raises(FakeQMPServerError, match="begins with guest-"):
+            agent.on("query-status")
+
+        agent.on("guest-shutdown", lambda arguments: vm.fake.guest.reset())
+        event = vm.guest.shutdown("reboot")
+        assert event is not None
+        assert event.name == "RESET"
+        vm.guest.ping()
+        agent.on("guest-shutdown", lambda arguments: vm.fake.guest.poweroff())
+        event = vm.guest.shutdown()
+        assert event is not None
+        assert event.name == "SHUTDOWN"
+        assert vm.wait() == 0
 
 
 def test_the_fake_has_no_agent() -> None:
