@@ -218,7 +218,15 @@ def test_a_shutdown_on_the_newest_qemu() -> None:
 @pytest.mark.parametrize("name", EVERY_QEMU)
 @pytest.mark.parametrize("machine", ["pc", "q35", "microvm"])
 def test_each_machine_has_a_port(name: str, machine: str) -> None:
-    config = config_of(name).replace(machine=machine, guest_agent=True, paused=True, timeout=0.3)
+    config = config_of(name).replace(machine=machine, guest_agent=True, paused=True)
+    with VirtualMachine(config) as vm:
+        (port,) = (one for one in vm.execute("query-chardev") if one["label"] == "guest-agent")
+        assert not port["frontend-open"]
+
+
+@pytest.mark.needs_qemu
+def test_a_guest_without_an_agent() -> None:
+    config = VMConfig(accel="tcg", machine="pc", guest_agent=True, paused=True, timeout=3)
     with VirtualMachine(config) as vm:
         for _ in range(2):  # what was not there in time is waited for again
             with pytest.raises(
