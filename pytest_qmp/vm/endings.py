@@ -8,6 +8,10 @@ import weakref
 from contextlib import ExitStack
 from typing import Protocol
 
+# Before ours is registered: what the process registered first is called last, and the keeper
+# would kill what we have quit.
+import pytest_qmp.keeper.client  # noqa: F401
+
 __all__ = ["inherited", "started"]
 
 
