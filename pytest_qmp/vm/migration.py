@@ -72,14 +72,12 @@ class MachineMigration(MachineCommands):
         other = to if isinstance(to, MachineMigration) else None
         if other is not None:
             route = route_of(via, [name for name, state in states.items() if state])
-        elif via is not None:
-            raise VMMigrationError(
-                f"via={via!r} is for another machine; {os.fspath(to)!r} says itself which way"
-                if isinstance(to, (str, os.PathLike))
-                else f"via={via!r} is for another machine, and {to!r} is none"
-            )
         else:
             route = _named_route(to)
+            if via is not None and not (via == "file" and route.stored):
+                raise VMMigrationError(
+                    f"via={via!r} is for another machine: {route} says itself which way"
+                )
         migration = Migration(self, other, route)
         self._releases.append(route.close)
         ends = [self] if other is None else [self, other]

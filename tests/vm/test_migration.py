@@ -141,7 +141,7 @@ def test_a_stopped_guest_stays_stopped(lab: Lab) -> None:
 def test_to_a_file_and_in_from_there(lab: Lab, tmp_path: Path) -> None:
     source, path = lab.source(), tmp_path / "state, of a guest"
     path.write_bytes(b"rubbish" * 100_000)
-    source.migrate(path)
+    source.migrate(path, via="file")
     source.assert_status("postmigrate")
     for _ in range(2):
         destination = lab.destination()
