@@ -17,7 +17,7 @@ from pytest_qmp.keeper import client as keeper
 from pytest_qmp.vm.config import VMConfig
 from pytest_qmp.vm.restore_files import memory_file, seal, unnamed_file
 from pytest_qmp.vm.template import Boot, Template
-from pytest_qmp.vm.template_key import UnknownContentError, template_key
+from pytest_qmp.vm.template_key import UnknownContentError, boot_key, config_key
 
 __all__ = ["TemplateCache"]
 
@@ -65,12 +65,21 @@ class TemplateCache:
                 f"can't keep templates in {folder}: {error.strerror}. Name another folder"
             ) from error
 
-    def load(self, config: VMConfig, boot: Boot) -> Template | None:
-        """The template of an earlier run; None if there is none that can be trusted."""
+    def key(self, config: VMConfig, boot: Boot) -> str | None:
+        """By what a template is found again; None, and why is told, if it can't be kept.
+
+        Args:
+            config: complete: the binary and the accelerator are set.
+            boot: the boot function, before it is called.
+        """
         try:
-            key = template_key(config, boot, by_content=True)
-        except (UnknownContentError, OSError):
+            return config_key(config, by_content=True)[:32] + boot_key(boot, by_content=True)[:32]
+        except (UnknownContentError, OSError) as error:
+            self._say(f"the template is not kept for the next run: {error}")
             return None
+
+    def load(self, key: str, config: VMConfig, boot: Boot) -> Template | None:
+        """The template of an earlier run; None if there is none that can be trusted."""
         entry = self._folder / key
         if not entry.is_dir():
             return None
@@ -83,13 +92,8 @@ class TemplateCache:
             return None
         return template
 
-    def save(self, template: Template, boot: Boot) -> None:
-        """Keeps a template for a later run, if it can be; says why where it can't."""
-        try:
-            key = template_key(template.config, boot, by_content=True)
-        except UnknownContentError as error:
-            self._say(f"the template is not kept for the next run: {error}")
-            return
+    def save(self, key: str, template: Template) -> None:
+        """Keeps a template for a later run; says why where it can't."""
         try:
             # Under another name until it is whole; one that is left half-way is removed.
             half = Path(keeper.make_folder("half-", str(self._folder)))

@@ -1,4 +1,4 @@
-"""What a template depends on, as one key: equal keys, equal machines where they are to begin."""
+"""What a template depends on, as keys: equal keys, equal machines where they are to begin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 from pytest_qmp._version import __version__
 from pytest_qmp.vm.config import VMConfig
 
-__all__ = ["CHANGEABLE", "UnknownContentError", "template_key"]
+__all__ = ["CHANGEABLE", "UnknownContentError", "boot_key", "config_key"]
 
 #: Of a config: what is nothing to the guest, and may differ from its template's.
 CHANGEABLE = frozenset({"name", "timeout", "allow", "console_watch"})
@@ -38,22 +38,40 @@ class UnknownContentError(ValueError):
     """Something that a template depends on can't be compared with what it is another time."""
 
 
-def template_key(config: VMConfig, boot: Callable[..., object] | None, *, by_content: bool) -> str:
-    """A text that differs whenever the template would.
+def config_key(config: VMConfig, *, by_content: bool) -> str:
+    """A text that differs whenever a configuration's machines would.
 
     Args:
         config: with ``qemu`` and ``accel`` set to what is used.
-        boot: the boot function; None leaves it out.
         by_content: True reads all files, for a key that holds on another day; False takes their
             place, size and time, for the same run.
 
     Raises:
         UnknownContentError: no such key can be told; with the reason.
+        OSError: a file can't be read.
     """
+    return _digest(_of_config(config, by_content))
+
+
+def boot_key(boot: Callable[..., object], *, by_content: bool) -> str:
+    """A text that differs whenever what a boot function does would.
+
+    What it holds may change while it runs: a key is told before that, and kept.
+
+    Args:
+        boot: the boot function.
+        by_content: as for ``config_key``.
+
+    Raises:
+        UnknownContentError: no such key can be told; with the reason.
+        OSError: a file can't be read.
+    """
+    return _digest(_of_function(boot, by_content, set()))
+
+
+def _digest(parts: Iterable[str]) -> str:
     digest = hashlib.sha256(f"{__version__}\n".encode())
-    for part in _of_config(config, by_content):
-        digest.update(f"{part}\n".encode(errors="surrogateescape"))
-    for part in _of_function(boot, by_content, set()) if boot is not None else ():
+    for part in parts:
         digest.update(f"{part}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 

@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from pytest_qmp.errors import QMPTimeoutError, VMError
 from pytest_qmp.qmp.deadline import Deadline, limits
@@ -16,10 +16,16 @@ from pytest_qmp.vm.machine import VirtualMachine
 from pytest_qmp.vm.memory_ledger import guest_memory
 from pytest_qmp.vm.progress import progress
 from pytest_qmp.vm.template import Boot, Template
+from pytest_qmp.vm.template_cache import TemplateCache
 from pytest_qmp.vm.template_exchange import TemplateExchange
-from pytest_qmp.vm.template_key import CHANGEABLE, UnknownContentError, template_key
+from pytest_qmp.vm.template_key import (
+    CHANGEABLE,
+    UnknownContentError,
+    boot_key,
+    config_key,
+)
 
-__all__ = ["Found", "TemplateCacheLike", "TemplateStore", "changes_of"]
+__all__ = ["Found", "TemplateStore", "changes_of"]
 
 Start = Callable[[VirtualMachine], object]
 
@@ -27,16 +33,6 @@ Start = Callable[[VirtualMachine], object]
 _SHARE = 4
 #: A boot of another worker is waited for at most so long, in seconds.
 _OTHERS_SECONDS = 900.0
-
-
-class TemplateCacheLike(Protocol):
-    """Where templates are kept from one run to the next."""
-
-    def load(self, config: VMConfig, boot: Boot) -> Template | None:
-        """The template of an earlier run; None if there is none that can be trusted."""
-
-    def save(self, template: Template, boot: Boot) -> None:
-        """Keeps a template for a later run, if it can be."""
 
 
 class Found:
@@ -65,15 +61,15 @@ class TemplateStore:
         self,
         restore: str = "auto",
         exchange: TemplateExchange | None = None,
-        cache: TemplateCacheLike | None = None,
+        cache: TemplateCache | None = None,
     ) -> None:
         self._restore = restore
         self._exchange = exchange
         self._cache = cache
         self._found: OrderedDict[str, Found] = OrderedDict()
         self._failed: dict[str, str] = {}
-        # By what an object was told apart from others has to outlive that.
-        self._boots: list[Boot] = []
+        # Of each boot function, which is kept as long as its place in memory is a key.
+        self._boots: dict[int, tuple[Boot, str]] = {}
         self._lock = threading.RLock()
 
     def find(self, config: VMConfig, boot: Boot, start: Start) -> Found:
@@ -112,16 +108,20 @@ class TemplateStore:
 
     def _key(self, config: VMConfig, boot: Boot) -> tuple[str, bool]:
         """The key in this run, and whether other workers have the same."""
+        if id(boot) not in self._boots:
+            try:
+                told = boot_key(boot, by_content=False)
+            except UnknownContentError:
+                told = ""
+            self._boots[id(boot)] = boot, told
+        of_boot = self._boots[id(boot)][1]
         try:
-            return template_key(config, boot, by_content=False), True
+            of_config = config_key(config, by_content=False)
         except UnknownContentError:
-            pass
-        self._boots.append(boot)
-        try:
-            told = template_key(config, None, by_content=False)
-        except UnknownContentError:
-            told = repr(config)
-        return f"{told} {os.getpid()} {id(boot)}", False
+            return f"{config!r} {os.getpid()} {id(boot)}", False
+        if not of_boot:
+            return f"{of_config} {os.getpid()} {id(boot)}", False
+        return of_config[:32] + of_boot[:32], True
 
     def _get(
         self, key: str, config: VMConfig, boot: Boot, start: Start, *, shared: bool
@@ -143,14 +143,16 @@ class TemplateStore:
 
     def _made(self, config: VMConfig, boot: Boot, start: Start) -> tuple[Template, str]:
         __tracebackhide__ = True
-        if self._cache is not None and config.backend != "fake":
-            template = self._cache.load(config, boot)
-            if template is not None:
-                return template, "in an earlier run"
+        cache = self._cache if config.backend != "fake" else None
+        key = cache.key(config, boot) if cache is not None else None
+        if cache is not None and key is not None:
+            kept = cache.load(key, config, boot)
+            if kept is not None:
+                return kept, "in an earlier run"
         with progress(f"booting {config.name or 'the machine of the tests'} once"):
             template = Template.boot(config, boot, restore=self._restore, start=start)
-        if self._cache is not None and template.way != "boot" and config.backend != "fake":
-            self._cache.save(template, boot)
+        if cache is not None and key is not None and template.way != "boot":
+            cache.save(key, template)
         return template, ""
 
     def _make_room(self) -> None:
