@@ -119,7 +119,10 @@ def qmp_vm_factory(
             config = complete(qmp_vm_config, qmp_settings, _qmp_qemu, item)
             config = config.replace(backend=marker_changes(item).get("backend"))
         config = complete(config.replace(**overrides), qmp_settings, _qmp_qemu)
-        if boot is None:
+        if config.incoming and any(one.config.cloneable for one in started):
+            # As the machine whose guest it is for: there the memory has another name.
+            config = config.replace(cloneable=True)
+        if boot is None or config.incoming:
             machine = launch(item, config, qmp_settings)
         else:
             from pytest_qmp.booting import launch_booted

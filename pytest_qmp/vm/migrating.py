@@ -38,7 +38,7 @@ _EXPECTED_OF_DESTINATION = frozenset({"exit"})
 #: Fields in which two machines may differ, and migrate all the same.
 _FREE = frozenset(
     {"qemu", "accel", "name", "timeout", "allow", "console_watch", "env", "pass_fds", "incoming"}
-    | {"paused", "consoles", "drives", "cloneable", "ports", "links", "capture"}
+    | {"paused", "consoles", "drives", "ports", "links", "capture"}
 )
 
 OnProgress = Callable[[int, int], object]

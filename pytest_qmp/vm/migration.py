@@ -10,6 +10,7 @@ from pytest_qmp.errors import VMMigrationError
 from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.qmp.waiting import DEFAULT, Timeout
 from pytest_qmp.vm.commands import MachineCommands
+from pytest_qmp.vm.drive import Drive
 from pytest_qmp.vm.migrating import Migration, OnProgress
 from pytest_qmp.vm.migration_routes import (
     FileRoute,
@@ -155,6 +156,15 @@ class MachineMigration(MachineCommands):
             raise VMMigrationError(
                 f"{self} can't migrate to {other}: the fake and a real QEMU have no guests that "
                 "the other could run"
+            )
+        written = [
+            one for one in self.config.drives if not (isinstance(one, Drive) and one.read_only)
+        ]
+        if self.config.cloneable and written:
+            raise VMMigrationError(
+                f"{self} can't migrate to {other}: it is cloneable, so what its guest has written "
+                "to its disks is in files that no other machine sees. Start both without that: "
+                "qmp_vm_factory(boot=None), or VMConfig(cloneable=False)"
             )
         if not other.started and other.backend != "external":
             other.config = other.config.replace(incoming=True)

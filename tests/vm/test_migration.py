@@ -371,6 +371,37 @@ def test_the_fake_and_qemu_do_not_mix(lab: Lab) -> None:
         source.migrate(fake)
 
 
+def test_disks_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    config = VMConfig(backend="fake", cloneable=True, drives=[tmp_path / "disk"])
+    with ExitStack() as stack:
+        source = stack.enter_context(VirtualMachine(config))
+        other = stack.enter_context(VirtualMachine(config, incoming=True))
+        with pytest.raises(VMMigrationError, match=r"files that no other machine .*boot=None"):
+            source.migrate(other)
+
+
+@pytest.mark.needs_qemu
+def test_a_machine_that_was_booted_once(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def qmp_boot():
+            return lambda vm: vm.wait_for_status("running")
+
+        def test_it(qmp_vm, qmp_vm_factory):
+            assert qmp_vm.config.cloneable
+            other = qmp_vm_factory(incoming=True)
+            qmp_vm.migrate(to=other)
+            other.assert_status("running")
+        """
+    )
+    result = pytester.runpytest_subprocess("--qmp-accel=tcg", "--qmp-backend=qemu", "--qmp-require")
+    result.assert_outcomes(passed=1)
+
+
 def test_config() -> None:
     with pytest.raises(VMConfigError, match="hotplug_slots is a number up to 24"):
         VMConfig(hotplug_slots=25)
