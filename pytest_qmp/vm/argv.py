@@ -13,6 +13,7 @@ from pytest_qmp.vm.display_config import display_device
 from pytest_qmp.vm.drive import disk_bytes
 from pytest_qmp.vm.network_argv import network_argv
 from pytest_qmp.vm.restore_disks import LayeredDrive
+from pytest_qmp.vm.serial_ports import serial_port
 from pytest_qmp.vm.timing import timing_argv
 
 __all__ = [
@@ -169,8 +170,9 @@ def build_argv(
     for name, fd in monitors.items():
         # Not -mon, of which QEMU 11.1 warns at every start.
         argv += ["-chardev", option("socket", id=name, fd=fd), "-qmp", f"chardev:{name}"]
-    for name, fd in consoles.items():
-        argv += ["-chardev", option("socket", id=name, fd=fd), "-serial", f"chardev:{name}"]
+    for number, (name, fd) in enumerate(consoles.items()):
+        argv += ["-chardev", option("socket", id=name, fd=fd)]
+        argv += serial_port(arch, machine, number, name)
     if agent is not None:
         argv += ["-chardev", option("socket", id=AGENT, fd=agent)]
         argv += ["-device", virtio_device(arch, machine, "virtio-serial")]

@@ -160,10 +160,10 @@ class _Attempt:
         text = console._unread.text[: found.end]
         if self._users_typed and _REFUSED.search(text):
             self._refuse()
-        given = self._prompt.search(text) if self._prompt is not None else None
-        if given is not None:
-            console._unread.consume(given.end())
-            self._keep_prompt(text[: given.end()])
+        end = self._end_of_prompt(text)
+        if end:
+            console._unread.consume(end)
+            self._keep_prompt(text[:end])
             return True
         line = _plain(found.match[1])
         if LOGIN.search(f"{line} "):
@@ -175,6 +175,17 @@ class _Attempt:
         else:
             self._wait_for_more()
         return False
+
+    def _end_of_prompt(self, text: str) -> int:
+        """Where the prompt that was named ends; 0: it is not there."""
+        if self._prompt is None:
+            return 0
+        found = self._prompt.search(text)
+        if found is not None:
+            return found.end()
+        # Colours, and a question to the terminal, may stand around and behind what a person sees.
+        line = text[text.rfind("\n") + 1 :]
+        return len(text) if self._prompt.search(_ESCAPE.sub("", line)) else 0
 
     def _awaits(self) -> str:
         return "a shell's prompt" if self._users_typed else "a login"

@@ -12,7 +12,7 @@ import subprocess
 import termios
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pytest_qmp.vm.console import Console
 from pytest_qmp.vm.stream import OutputStream
@@ -73,17 +73,19 @@ def at_tty(
                 data = os.read(master, 65536)
             except OSError:
                 data = b""
-            if not data:
-                theirs.shutdown(socket.SHUT_WR)
-                return
-            theirs.sendall(data)
+            # At the end of a test nobody is there any more.
+            with suppress(OSError):
+                if not data:
+                    theirs.shutdown(socket.SHUT_WR)
+                    return
+                theirs.sendall(data)
+                continue
+            return
 
     def to_program() -> None:
-        while data := theirs.recv(4096):
-            try:
+        with suppress(OSError):
+            while data := theirs.recv(4096):
                 os.write(master, data)
-            except OSError:
-                return
 
     threads = [threading.Thread(target=one, daemon=True) for one in (to_console, to_program)]
     for thread in threads:
