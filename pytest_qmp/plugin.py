@@ -99,9 +99,10 @@ def pytest_report_collectionfinish(
         return None
     if config.get_verbosity() < 0 or not (any(map(_concerns, items)) or given_values(config)):
         return None
-    from pytest_qmp.reports import header
+    from pytest_qmp.reports import header, how_booted
 
-    return header(settings_of(config))
+    settings = settings_of(config)
+    return [*header(settings), *how_booted(items, settings)]
 
 
 def _concerns(item: pytest.Item) -> bool:

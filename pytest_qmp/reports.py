@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_qmp.settings import QMPSettings
     from pytest_qmp.vm.machine import VirtualMachine
 
-__all__ = ["add_faults", "add_sections", "header", "note_backends", "summary"]
+__all__ = ["add_faults", "add_sections", "header", "how_booted", "note_backends", "summary"]
 
 _SECTION_LINES = 40
 
@@ -53,6 +53,17 @@ def header(settings: QMPSettings) -> list[str]:
             accelerator = choose_accelerator(settings.accel, found, arch)
             lines.append(f"qmp: QEMU {version} ({found}), accelerator {accelerator}")
     return lines
+
+
+def how_booted(items: list[pytest.Item], settings: QMPSettings) -> list[str]:
+    """Says that machines boot once, where a suite has it so."""
+    for item in items:
+        found = getattr(item, "_fixtureinfo", None)
+        definitions = found.name2fixturedefs.get("qmp_boot", ()) if found is not None else ()
+        if definitions and definitions[-1].func.__module__ != "pytest_qmp.fixtures":
+            boots = "boot for each test" if settings.restore == "boot" else "boot once"
+            return [f"qmp: machines {boots} (--qmp-restore={settings.restore})"]
+    return []
 
 
 def add_sections(report: pytest.TestReport, machines: list[VirtualMachine]) -> None:

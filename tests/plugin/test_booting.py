@@ -111,7 +111,12 @@ def test_each_test_begins_where_the_boot_has_ended(
     result = suite(f"--qmp-restore={restore}")
     result.assert_outcomes(passed=3)
     assert suite.boots == boots
-    result.stdout.fnmatch_lines([f"qmp: x86_64 pc 16M: each test's machine {told}"])
+    result.stdout.fnmatch_lines(
+        [
+            f"qmp: machines boot * (--qmp-restore={restore})",
+            f"qmp: x86_64 pc 16M: each test's machine {told}",
+        ]
+    )
 
 
 def test_on_the_fake_the_model_is_fresh_for_each(run: Run) -> None:
@@ -281,7 +286,7 @@ def test_it(qmp_vm):
         # pytest, the keeper, the test's machine, and two more.
         wait_until(_counts(program, 5))
         program.process.send_signal(signal.Signals[number])
-        program.process.wait(30)
+        program.process.wait(60)
         assert program.left_in_the_end() == NOTHING
 
 
