@@ -104,7 +104,7 @@ class MachineDisks(MachineCommands):
             name = f"disk{next(self._disk_numbers)}.{format}"
         if os.path.basename(name) != name or name in ("", ".", ".."):
             raise VMConfigError(
-                f"create_disk() takes the name of a file in the machine's own folder, not {name!r}: "
+                f"create_disk() takes the name of a file in the machine's folder, not {name!r}: "
                 "pytest_qmp.create_disk(path, size) makes one anywhere"
             )
         return create_disk(
