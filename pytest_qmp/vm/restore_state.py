@@ -77,6 +77,10 @@ def _migrate(qmp: QMPClient, uri: str, mark: int, deadline: Deadline) -> None:
         found = qmp.execute("query-migrate", timeout=deadline)
         reason = found.get("error-desc") or "QEMU does not say why"
         raise VMError(f"the machine's state can't be saved: {reason}")
+    # No event tells that it is through with it: its main loop is, as soon as it gets to that.
+    while qmp.execute("query-status", timeout=deadline)["status"] == "finish-migrate":
+        if deadline.expired:
+            raise VMError("the machine's state was saved, but QEMU does not finish with it")
 
 
 @contextmanager
