@@ -75,6 +75,7 @@ def template(
     assert disk.read_bytes() == b"pristine" * (1 << 17)
 
 
+@pytest.mark.timeout(120 + 4 * ROUNDS)
 def test_no_clone_sees_another(template: Template) -> None:
     seen: set[str] = set()
 
