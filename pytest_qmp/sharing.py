@@ -99,12 +99,14 @@ def start_if_there_is_memory(
 
 def _start_in(reservation: Reservation, machine: VirtualMachine) -> VirtualMachine:
     __tracebackhide__ = True
-    reservation.is_over = lambda: machine.exit_status is not None
     try:
-        return machine.start()
+        machine.start()
     except BaseException:
         reservation.release()
         raise
+    # Not before: another thread may look, and half a process is none that could be asked.
+    reservation.is_over = lambda: machine.exit_status is not None
+    return machine
 
 
 def template_exchange(config: pytest.Config) -> TemplateExchange | None:
