@@ -67,6 +67,7 @@ def expecting(
     Raises:
         Ending: nothing was found.
     """
+    unread.begin(searcher)
     look = _Look(unread, searcher, settle)
     look.search()
     settling: _Settling | None = None
@@ -91,6 +92,7 @@ def expecting(
                 break
             if enough is None and not ended:
                 continue
+            unread.note_failure(searcher)
             raise Ending(ended=ended and (not over or unread.taken >= size))
         limit = patience()
         if limit <= 0:

@@ -6,6 +6,7 @@ import codecs
 from bisect import bisect_right
 from collections.abc import Callable
 
+from pytest_qmp.vm.searching import Searcher
 from pytest_qmp.vm.stream import OutputStream
 
 __all__ = ["UnreadText"]
@@ -42,6 +43,8 @@ class UnreadText:
         self._told = 0
         # Up to that character it is no text of the log.
         self._given = 0
+        # What was looked for in vain, and from where on more text could still bring it.
+        self._tried: tuple[object, list[int]] | None = None
         self._parts: list[str] = []
         self._length = 0
         # Where pieces begin: character, byte.
@@ -114,6 +117,7 @@ class UnreadText:
         self.start = self._byte_of(place)
         self.first = place
         self.whole = True
+        self._tried = None
         if self._length - end > _KEPT and place >= self._given:
             self._drop()
             return
@@ -121,10 +125,17 @@ class UnreadText:
         self._length -= end
         self._forget_marks()
 
-    def restart(self) -> None:
-        """Begins anew with the text that nothing has matched, where its beginning was let go."""
-        if not self.whole:
+    def begin(self, searcher: Searcher) -> None:
+        """Begins with all that nothing has matched, or where the same was looked for before."""
+        tried, self._tried = self._tried, None
+        if tried is not None and tried[0] == searcher.key:
+            searcher.begins = tried[1]
+        elif not self.whole:
             self._drop()
+
+    def note_failure(self, searcher: Searcher) -> None:
+        """Nothing was found; the same searcher need not begin anew."""
+        self._tried = searcher.key, searcher.begins
 
     def skip(self, byte: int) -> None:
         """The text begins at that byte from now on."""
@@ -158,6 +169,7 @@ class UnreadText:
         self._parts = []
         self._length = 0
         self._marks = []
+        self._tried = None
         self.whole = True
         self.taken = self.seen = self.start
 

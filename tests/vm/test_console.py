@@ -11,7 +11,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from pytest_qmp import QMPDisconnectedError, QMPTimeoutError, VirtualMachine
+from pytest_qmp import QMPDisconnectedError, QMPTimeoutError, VirtualMachine, VMError
 from pytest_qmp.vm.console import ConsoleEOFError, ConsoleTimeoutError
 from tests import guests
 
@@ -110,6 +110,26 @@ def test_typing(vm: VirtualMachine) -> None:
 
 def test_a_wait_without_limit_is_ended_by_text(vm: VirtualMachine) -> None:
     vm.console.expect("hello", timeout=None)
+
+
+def test_assert_console_shows_what_there_is_instead(vm: VirtualMachine) -> None:
+    vm.fake.guest.write_console(b"Booting kernel 6.1\r\nguest login: ")
+    vm.console.expect("login: ")
+    # What was expected counts too.
+    assert vm.assert_console(r"kernel (\d)\.")[1] == "6"
+    assert vm.assert_console(["nothing", "hello"], timeout=0)[0] == "hello"
+    with pytest.raises(AssertionError) as caught:
+        vm.assert_console(r"Booting kernel 7\.\d", timeout=0.01)
+    text = str(caught.value)
+    assert "the console serial0 does not show it (waited 0.01 s)" in text
+    assert r"expected: 'Booting kernel 7\\.\\d'" in text
+    assert "most like it: 'Booting kernel 6.1'" in text
+    assert text.endswith("  | guest login:")
+    with pytest.raises(VMError, match="no console 'seral0'; it has serial0; did you mean"):
+        vm.assert_console("x", console="seral0")
+    vm.fake.guest.poweroff()
+    with pytest.raises(ConsoleEOFError, match="'more'"):
+        vm.assert_console("more")
 
 
 def test_several_consoles_have_their_names() -> None:

@@ -240,6 +240,28 @@ def test_a_long_log_costs_no_memory(console: Pair) -> None:
     assert len(spawn.before) == 10 * len(piece)
 
 
+def test_what_was_looked_through_in_vain_is_there_for_the_next(console: Pair) -> None:
+    spawn, guest = console
+    data = b"first\n" + b"line\n" * 400_000
+    writer = threading.Thread(target=guest.sendall, args=(data,))
+    writer.start()
+    writer.join()
+    spawn.expect([r"never \w+", pexpect.TIMEOUT], timeout=0.1)
+    # The same again costs nothing: only what has come since is looked at.
+    began = time.monotonic()
+    for _ in range(200):
+        assert spawn.expect([r"never \w+", pexpect.TIMEOUT], timeout=0) == 1
+    assert time.monotonic() - began < 2
+    guest.sendall(b"never say\n")
+    assert spawn.expect([r"never \w+", pexpect.TIMEOUT]) == 0
+    assert spawn.before == data.decode()
+    spawn.buffer = ""
+    guest.sendall(data)
+    spawn.expect([r"never \w+", pexpect.TIMEOUT], timeout=0.5)
+    spawn.expect_exact("first")
+    assert spawn.before == ""
+
+
 def test_a_guest_that_writes_bit_by_bit_costs_no_more(console: Pair) -> None:
     spawn, guest = console
 
