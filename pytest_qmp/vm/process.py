@@ -176,7 +176,8 @@ class QEMUProcess:
         In a fork of the process that started it, None at once: only that one is told.
         """
         popen = self._popen
-        if popen is None or os.getpid() != self._owner:
+        # Another thread may be about to start it.
+        if popen is None or self.pid is None or os.getpid() != self._owner:
             return None
         if popen.returncode is None and self._pidfd is not None:
             poll = select.poll()
