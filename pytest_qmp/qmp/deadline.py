@@ -119,8 +119,10 @@ class WaitLimits:
 
     def bound(self, deadline: Deadline) -> Deadline:
         """The same deadline, moved forward to where every wait ends by now."""
-        if self._ends:
-            deadline.end_by(*min(self._ends))
+        # A copy: another thread may lift the last one meanwhile.
+        ends = list(self._ends)
+        if ends:
+            deadline.end_by(*min(ends))
         return deadline
 
 

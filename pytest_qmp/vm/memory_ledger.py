@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pytest_qmp.errors import VMConfigError, VMLaunchError
@@ -130,7 +131,8 @@ class MemoryLedger:
 
     def remove(self, reservation: Reservation) -> None:
         """Drops a reservation, or the wait for one."""
-        if reservation in self._held:
+        # Another thread may have done it.
+        with suppress(ValueError):
             self._held.remove(reservation)
         with self._state.locked() as state:
             _drop(state, lambda entry: entry["ticket"] == reservation.ticket)
