@@ -315,6 +315,7 @@ def run_suite(folder: Path, tests: int, *options: str) -> float:
     started = time.perf_counter()
     done = subprocess.run(argv, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)
     taken = time.perf_counter() - started
+    print(f"{tests} tests in {taken:.1f} s: {' '.join(options)}", file=sys.stderr)
     if done.returncode or f"{tests} passed" not in done.stdout:
         raise SystemExit(f"the suite failed:\n{done.stdout[-4000:]}")
     return taken
