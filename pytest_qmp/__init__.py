@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from pytest_qmp.vm.screenshot import Screenshot
     from pytest_qmp.vm.seed import create_seed_image
     from pytest_qmp.vm.shares import Share
+    from pytest_qmp.vm.template import Template
     from pytest_qmp.vm.verdicts import Verdict
 
 _HOMES = {
@@ -100,6 +101,7 @@ _HOMES = {
     "ScreenMismatchError": "pytest_qmp.errors",
     "Screenshot": "pytest_qmp.vm.screenshot",
     "Share": "pytest_qmp.vm.shares",
+    "Template": "pytest_qmp.vm.template",
     "UnmodelledCommandError": "pytest_qmp.errors",
     "VMConfig": "pytest_qmp.vm.config",
     "VMConfigError": "pytest_qmp.errors",
@@ -152,6 +154,7 @@ __all__ = [
     "ScreenMismatchError",
     "Screenshot",
     "Share",
+    "Template",
     "UnmodelledCommandError",
     "VMConfig",
     "VMConfigError",

@@ -43,12 +43,14 @@ OTHER_NAMES = {"qmp_capabilities"}
 #: Members that are public to other modules of ours, and of no use in a test.
 INNER = {
     pytest_qmp.FakeQMPServer: {
-        *("attach_console", "attach_monitor", "attach_nothing"),
+        *("attach_console", "attach_monitor", "attach_nothing", "copy_state", "put_state"),
         *("ended_abruptly", "finish_writing", "make_devices", "settle", "take_warnings"),
     },
     pytest_qmp.QMPClient: {"fileno", "want", "wait_for_event_since", "wait_for_news"},
     pytest_qmp.AsyncQMPClient: {"fileno", "wait_for_event_since"},
-    pytest_qmp.VirtualMachine: {"explain_end", "label", "started"},
+    pytest_qmp.VirtualMachine: {
+        *("explain_end", "go_on", "held", "label", "lends_memory", "run_by", "save", "started"),
+    },
     EventLog: {"append", "extend", "take", "find", "put_back", "rewind", "forget"},
     Stub: {"answer", "has_answer", "matches", "specificity"},
     Faults: {"allowed", "is_deaf", "resets", "turns_away"},
