@@ -28,13 +28,15 @@ _CONTROL = re.compile("[\x01-\x08\x0b-\x1f\x7f]")
 _FOREIGN = r"[^\n]{0,400}\n(?:[^\n]{0,400}\n){0,15}"
 
 _PREPARE = (
-    'stty -echo 2>/dev/null; [ "$BASH_VERSION" ] && set +o emacs +o vi +o histexpand; '
-    '[ "$ZSH_VERSION" ] && unsetopt zle prompt_cr prompt_sp; '
+    'stty -echo 2>/dev/null; [ "${BASH_VERSION-}${KSH_VERSION-}" ] && set +o emacs +o vi; '
+    '[ "${BASH_VERSION-}" ] && set +H; '
+    '[ "${ZSH_VERSION-}" ] && unsetopt zle prompt_cr prompt_sp; '
 )
+
 #: What a person at the console wants back.
 RESTORE = (
-    'stty echo 2>/dev/null; [ "$BASH_VERSION" ] && set -o emacs -o histexpand; '
-    '[ "$ZSH_VERSION" ] && setopt zle prompt_cr prompt_sp'
+    'stty echo 2>/dev/null; [ "${BASH_VERSION-}${KSH_VERSION-}" ] && set -o emacs; '
+    '[ "${BASH_VERSION-}" ] && set -H; [ "${ZSH_VERSION-}" ] && setopt zle prompt_cr prompt_sp'
 )
 
 
