@@ -6,7 +6,9 @@ import os
 import struct
 import time
 
-__all__ = ["freshening_command"]
+from pytest_qmp.vm.config import VMConfig
+
+__all__ = ["freshening_command", "is_repeatable"]
 
 #: ioctl(0, RNDRESEEDCRNG) and exit, as a program: nothing that a shell has does it.
 _RESEED = 0x5207
@@ -29,6 +31,13 @@ _CODE = {
 _MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243}
 _BASE = 0x400000
 _HEADERS = 64 + 56
+
+
+def is_repeatable(config: VMConfig) -> bool:
+    """Whether a machine has a time or random numbers that are to be the same each time."""
+    said = (config.rtc, config.rtc_clock, config.icount, config.seed)
+    own = {"-rtc", "-icount", "-seed"}.intersection(config.args)
+    return bool(own) or any(one is not None for one in said)
 
 
 def _program(arch: str) -> bytes:

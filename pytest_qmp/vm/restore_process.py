@@ -10,6 +10,7 @@ from pytest_qmp.qmp.deadline import Deadline
 from pytest_qmp.vm.argv import default_machine, option
 from pytest_qmp.vm.backend import Wires
 from pytest_qmp.vm.config import ARCHITECTURES, VMConfig, memory_bytes
+from pytest_qmp.vm.freshness import is_repeatable
 from pytest_qmp.vm.process import QEMUProcess
 from pytest_qmp.vm.restore_disks import Layers, layered, plain_drives, with_overlay
 from pytest_qmp.vm.restore_files import memory_file, opened_anew, path_of, supported
@@ -156,7 +157,9 @@ def _can_have_generation_id(config: VMConfig) -> bool:
     kind = (config.machine or default_machine(config.arch or "") or "").partition(",")[0]
     known = kind in _HAVE_GENERATION_ID or kind.startswith(("pc-i440fx", "pc-q35"))
     given = f"{config.devices} {config.args}"
-    return known and config.arch in ("x86_64", "i386") and "vmgenid" not in given
+    if is_repeatable(config) or "vmgenid" in given:
+        return False
+    return known and config.arch in ("x86_64", "i386")
 
 
 def why_not_clonable(config: VMConfig) -> str:

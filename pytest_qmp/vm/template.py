@@ -11,6 +11,7 @@ from pytest_qmp.errors import QMPError, VMConfigError, VMError, VMLaunchError
 from pytest_qmp.qmp.deadline import limits
 from pytest_qmp.text import nearest
 from pytest_qmp.vm.config import VMConfig
+from pytest_qmp.vm.freshness import is_repeatable
 from pytest_qmp.vm.machine import VirtualMachine
 from pytest_qmp.vm.restore_disks import check_overlays
 from pytest_qmp.vm.restore_files import copy_of, memory_file, seal, sealed
@@ -208,7 +209,7 @@ class Template:
         """
         __tracebackhide__ = True
         if self._saved is not None:
-            if not (machine.held or self._saved.paused):
+            if not (machine.held or self._saved.paused or is_repeatable(self.config)):
                 machine.freshen()
             return
         if self._boot is not None:
