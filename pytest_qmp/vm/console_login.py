@@ -12,7 +12,7 @@ from pytest_qmp.vm.searching import Found, Searcher
 from pytest_qmp.vm.stream import OutputStream
 from pytest_qmp.vm.unread import UnreadText
 
-__all__ = ["LOGIN", "PASSWORD", "ConsoleLogin", "at_most", "prompt_end"]
+__all__ = ["ESCAPE", "LOGIN", "PASSWORD", "ConsoleLogin", "at_most", "prompt_end"]
 
 #: How a guest asks for a user, at the end of what it wrote.
 LOGIN = re.compile(r"(?<!last )(?:login|user ?name|user): *\Z", re.IGNORECASE)
@@ -28,7 +28,8 @@ _REFUSED = re.compile(
 _LINE = re.compile(r"(?:\A|[\r\n])([^\r\n]*[^\s])[ ]*\Z")
 _PROMPT_END = re.compile(r"[^\s\x1b]\s*(?:\x1b\[[0-9;?]*[A-Za-z]\s*)*\Z")
 _MOST_USERS = 3
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+#: What a terminal takes for a command: colours, and questions to it.
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # How long nothing has to come for a line to be taken for a prompt: of the usual shape, or of any.
 _QUIET_SECONDS = 0.3
 _LONG_QUIET_SECONDS = 2.0
@@ -185,7 +186,7 @@ class _Attempt:
             return found.end()
         # Colours, and a question to the terminal, may stand around and behind what a person sees.
         line = text[text.rfind("\n") + 1 :]
-        return len(text) if self._prompt.search(_ESCAPE.sub("", line)) else 0
+        return len(text) if self._prompt.search(ESCAPE.sub("", line)) else 0
 
     def _awaits(self) -> str:
         return "a shell's prompt" if self._users_typed else "a login"
@@ -284,7 +285,7 @@ def prompt_end(text: str) -> str:
 
 
 def _plain(line: str) -> str:
-    return _ESCAPE.sub("", line).strip()
+    return ESCAPE.sub("", line).strip()
 
 
 def at_most(deadline: Deadline, seconds: float) -> Deadline:

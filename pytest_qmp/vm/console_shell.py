@@ -13,7 +13,7 @@ from pytest_qmp.vm.console_errors import (
     ConsoleLoginError,
     ConsoleTimeoutError,
 )
-from pytest_qmp.vm.console_login import LOGIN, PASSWORD, ConsoleLogin, at_most, prompt_end
+from pytest_qmp.vm.console_login import ESCAPE, LOGIN, PASSWORD, ConsoleLogin, at_most, prompt_end
 from pytest_qmp.vm.expecter import Ending
 from pytest_qmp.vm.searching import Found, Searcher
 from pytest_qmp.vm.shell_frames import Frames, Mark
@@ -35,6 +35,9 @@ _QUIT = "\x1c"
 
 _NEXT_LINE = re.compile(r"\A\r?\n(?P<prompt>[^\r\n]+)\Z")
 _LINE_BEYOND = re.compile(r"\A\r?\n[^\n]*\n")
+
+
+_SHELL_PROMPTS = frozenset("#$%")
 
 
 class CommandResult(NamedTuple):
@@ -141,6 +144,27 @@ class ConsoleShell(ConsoleLogin):
                 status=result.status,
             )
         return result
+
+    def know_shell(self, timeout: float) -> bool:
+        """Does what the first ``run()`` does, if ``login()`` has left a POSIX shell's prompt.
+
+        Args:
+            timeout: seconds.
+
+        Returns:
+            Whether ``run()`` is ready.
+
+        Raises:
+            ConsoleTimeoutError: no shell has answered.
+        """
+        __tracebackhide__ = True
+        if self._shell is None and not self._busy:
+            prompt = ESCAPE.sub("", self._prompt_end).strip()
+            # Others than shells have prompts too: what these end in is taken for one.
+            if prompt not in _SHELL_PROMPTS or not self._last_line().rstrip().endswith(prompt):
+                return False
+            self._ready_shell(Deadline(timeout))
+        return True
 
     def _output_of(self, frames: Frames, command: str, deadline: Deadline) -> tuple[str, Mark]:
         __tracebackhide__ = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ Saved = SavedMachine | SavedModel
 _LOG_BYTES = 1024 * 1024
 _PROMPT_BYTES = 256
 _SETTLE_SECONDS = 1.0
+_SHELL_SECONDS = 10.0
 #: What of a clone's config is nothing to the guest.
 _CHANGEABLE = ("name", "timeout", "allow", "console_watch")
 #: What saving and going on makes of events.
@@ -99,6 +100,16 @@ class MachineSnapshots(MachineRestorePoints):
             self.held = False
             if self._saved is None or not self._saved.paused:
                 self._let_go(self.qmp, self._deadline(timeout))
+
+    def know_shells(self) -> None:
+        """Has the shells that ``login()`` has found ready for ``run()``, once for all copies."""
+        __tracebackhide__ = True
+        from pytest_qmp.vm.console_errors import ConsoleTimeoutError
+
+        for console in self._opened_consoles.values():
+            # What does not answer as a shell does is left as it is: the test will see it.
+            with suppress(ConsoleTimeoutError):
+                console.know_shell(_SHELL_SECONDS)
 
     def freshen(self, timeout: Timeout = DEFAULT) -> bool:
         """Sets the guest's clock, and has Linux make new random numbers.

@@ -89,6 +89,7 @@ class Template:
             machine = _started(config, ways, reasons, start)
             with machine:
                 boot(machine)
+                machine.know_shells()
                 template = cls._kept(machine, ways, reasons, boot)
                 machine.kill()
             if template is not None:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -63,6 +64,17 @@ def test_output_and_status_are_the_commands_own(shell: Console) -> None:
         ("", "", 0),
     ):
         assert shell.run(command) == (output, status), command
+
+
+def test_a_shell_that_login_has_found_can_be_got_ready_ahead(shell: Console) -> None:
+    assert not shell.know_shell(10)
+    shell.login("nobody", prompt="guest# $")
+    assert shell.shell_state is None
+    assert shell.know_shell(10)
+    state = shell.shell_state
+    assert state is not None
+    assert shell.run("echo ready") == ("ready\n", 0)
+    assert shell.shell_state == replace(state, number=state.number + 1)
 
 
 def test_a_large_output_is_whole(shell: Console) -> None:
