@@ -10,24 +10,30 @@ from pytest_qmp.vm.config import VMConfig
 
 __all__ = ["freshening_command", "is_repeatable"]
 
-#: ioctl(0, RNDRESEEDCRNG) and exit, as a program: nothing that a shell has does it.
-_RESEED = 0x5207
+#: A program, since nothing that a shell has asks for new random numbers, and each program that a
+#: guest starts takes its time: unlink(argv[0]); clock_settime(CLOCK_REALTIME, &time);
+#: ioctl(0, RNDRESEEDCRNG); exit(0). The time follows it.
 _CODE = {
-    # xor edi,edi; mov esi,RESEED; push 16; pop rax; syscall; mov edi,eax; neg edi; push 60; …
-    "x86_64": bytes.fromhex("31ffbe075200006a10580f0589c7f7df6a3c580f05"),
-    # mov x0,#0; mov w1,#RESEED; mov x8,#29; svc 0; neg x0,x0; mov x8,#93; svc 0
-    "aarch64": struct.pack(
-        "<7I",
-        *(0xD2800000, 0x52800001 | _RESEED << 5, 0xD2800008 | 29 << 5, 0xD4000001),
-        *(0xCB0003E0, 0xD2800008 | 93 << 5, 0xD4000001),
+    "x86_64": bytes.fromhex(
+        "488b7c24086a57580f05 31ffbe00000000b8e30000000f05 31ffbe075200006a10580f05 31ff6a3c580f05"
     ),
-    # li a0,0; lui a1,5; addi a1,a1,0x207; li a7,29; ecall; neg a0,a0; li a7,93; ecall
+    "aarch64": struct.pack(
+        "<16I",
+        *(0xF94007E1, 0x92800C60, 0xD2800002, 0xD2800468, 0xD4000001),
+        *(0xD2800000, 0x10000141, 0xD2800E08, 0xD4000001),
+        *(0xD2800000, 0x528A40E1, 0xD28003A8, 0xD4000001),
+        *(0xD2800000, 0xD2800BA8, 0xD4000001),
+    ),
     "riscv64": struct.pack(
-        "<8I",
+        "<18I",
+        *(0x00813583, 0xF9C00513, 0x00000613, 0x02300893, 0x00000073),
+        *(0x00000513, 0x00000597, 0x03058593, 0x07000893, 0x00000073),
         *(0x00000513, 0x000055B7, 0x20758593, 0x01D00893, 0x00000073),
-        *(0x40A00533, 0x05D00893, 0x00000073),
+        *(0x00000513, 0x05D00893, 0x00000073),
     ),
 }
+#: Where x86_64's has the address of the time.
+_TIME_ADDRESS = 13
 _MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243}
 _BASE = 0x400000
 _HEADERS = 64 + 56
@@ -40,8 +46,11 @@ def is_repeatable(config: VMConfig) -> bool:
     return bool(own) or any(one is not None for one in said)
 
 
-def _program(arch: str) -> bytes:
-    code = _CODE[arch]
+def _program(arch: str, nanoseconds: int) -> bytes:
+    code = bytearray(_CODE[arch])
+    if arch == "x86_64":
+        struct.pack_into("<I", code, _TIME_ADDRESS, _BASE + _HEADERS + len(code))
+    code += struct.pack("<QQ", *divmod(nanoseconds, 10**9))
     size = _HEADERS + len(code)
     identity = b"\x7fELF\2\1\1".ljust(16, b"\0")
     header = struct.pack(
@@ -54,11 +63,10 @@ def _program(arch: str) -> bytes:
 
 
 def _octal(data: bytes) -> str:
-    """For printf's format; a digit behind a short octal would be taken for a part of it."""
-    return "".join(
-        f"\\{byte:03o}" if not 0x30 <= byte < 0x7F or byte in b"'%\\" else chr(byte)
-        for byte in data
-    )
+    """For printf's format, in few characters: each takes a guest's serial port its time."""
+    # No digit stands for itself, so that none is taken for a part of what comes before.
+    plain = frozenset(range(0x3A, 0x7F)) - frozenset(b"\\")
+    return "".join(chr(byte) if byte in plain else f"\\{byte:o}" for byte in data)
 
 
 def freshening_command(arch: str) -> str:
@@ -69,12 +77,12 @@ def freshening_command(arch: str) -> str:
     Args:
         arch: of the guest.
     """
-    commands = [f"date -u -s @{time.time():.0f}"]
-    seed = _octal(os.urandom(32))
-    commands.append(f"printf '{seed}' >/dev/urandom")
-    if arch in _CODE:
-        commands.append(
-            "f=${TMPDIR:-/tmp}/.qmp$$; "
-            f"printf '{_octal(_program(arch))}' >$f && chmod 700 $f && $f </dev/urandom; rm -f $f"
-        )
-    return f"( {'; '.join(commands)} ) >/dev/null 2>&1"
+    now = time.time_ns()
+    by_date = f"date -u -s @{now // 10**9}"
+    seed = f"printf '{_octal(os.urandom(16))}' >/dev/urandom"
+    if arch not in _CODE:
+        return f"{{ {seed}; {by_date}; }} >/dev/null 2>&1"
+    path = f"${{TMPDIR:-/tmp}}/.qmp-{os.urandom(4).hex()}"
+    program = f"printf '{_octal(_program(arch, now))}' >{path}"
+    run = f"chmod 700 {path} && {path} </dev/urandom"
+    return f"{{ {seed}; {program} && {run} || {{ {by_date}; rm -f {path}; }}; }} >/dev/null 2>&1"
