@@ -49,6 +49,7 @@ INNER = {
     pytest_qmp.QMPClient: {"fileno", "want", "wait_for_event_since", "wait_for_news"},
     pytest_qmp.AsyncQMPClient: {"fileno", "wait_for_event_since"},
     pytest_qmp.VirtualMachine: {
+        "freshen_ahead",
         *("explain_end", "go_on", "held", "label", "lends_memory", "run_by", "save", "started"),
     },
     EventLog: {"append", "extend", "take", "find", "put_back", "rewind", "forget"},

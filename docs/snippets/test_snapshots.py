@@ -1,5 +1,8 @@
 # region: back
-def test_goes_back(qmp_vm):
+from pytest_qmp import VirtualMachine
+
+
+def test_goes_back(qmp_vm: VirtualMachine) -> None:
     qmp_vm.save_snapshot("before")
     qmp_vm.stop()
     qmp_vm.load_snapshot("before")
@@ -10,7 +13,7 @@ def test_goes_back(qmp_vm):
 
 
 # region: clone
-def test_goes_two_ways(qmp_vm):
+def test_goes_two_ways(qmp_vm: VirtualMachine) -> None:
     other = qmp_vm.clone()
     other.stop()
     other.assert_status("paused")

@@ -8,7 +8,7 @@ import time
 
 from pytest_qmp.vm.config import VMConfig
 
-__all__ = ["freshening_command", "is_repeatable"]
+__all__ = ["clock_command", "freshening_command", "is_repeatable"]
 
 #: A program, since nothing that a shell has asks for new random numbers, and each program that a
 #: guest starts takes its time: unlink(argv[0]); clock_settime(CLOCK_REALTIME, &time);
@@ -67,6 +67,11 @@ def _octal(data: bytes) -> str:
     # No digit stands for itself, so that none is taken for a part of what comes before.
     plain = frozenset(range(0x3A, 0x7F)) - frozenset(b"\\")
     return "".join(chr(byte) if byte in plain else f"\\{byte:o}" for byte in data)
+
+
+def clock_command() -> str:
+    """A command for a POSIX shell: sets the clock, if it may."""
+    return f"date -u -s @{time.time():.0f} >/dev/null 2>&1"
 
 
 def freshening_command(arch: str) -> str:

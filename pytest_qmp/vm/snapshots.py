@@ -16,7 +16,7 @@ from pytest_qmp.qmp.waiting import DEFAULT, Timeout
 from pytest_qmp.vm.argv import starts_held
 from pytest_qmp.vm.backend import Backend
 from pytest_qmp.vm.config import VMConfig, check_names
-from pytest_qmp.vm.freshness import freshening_command
+from pytest_qmp.vm.freshness import clock_command, freshening_command
 from pytest_qmp.vm.process import QEMUProcess
 from pytest_qmp.vm.restore_disks import check_disks, copied
 from pytest_qmp.vm.restore_files import memory_file, unnamed_file
@@ -59,6 +59,7 @@ class MachineSnapshots(MachineRestorePoints):
         super().__init__(config, backend)
         self._clones: list[VirtualMachine] = []
         self.held = False
+        self._is_seeded = False
 
     def clone(self, *, timeout: Timeout = DEFAULT, **changes: Any) -> VirtualMachine:
         """A second machine that begins where this one is now; this one goes on.
@@ -111,6 +112,29 @@ class MachineSnapshots(MachineRestorePoints):
             with suppress(ConsoleTimeoutError):
                 console.know_shell(_SHELL_SECONDS)
 
+    def freshen_ahead(self, timeout: Timeout = DEFAULT) -> None:
+        """Does for a machine that is held what takes its time, so that the clock is left to do.
+
+        Its guest runs meanwhile, and is then held again.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            ConsoleTimeoutError: the shell did not answer.
+        """
+        __tracebackhide__ = True
+        saved = self._saved
+        if not self.held or saved is None or saved.paused or self._waiting_shell() is None:
+            return
+        deadline = self._deadline(timeout)
+        mark = self.events.total
+        self.release(deadline)
+        self.freshen(deadline)
+        self.qmp.execute("stop", timeout=deadline)
+        forget_since(self.events, mark, _OURS)
+        self.held = self._is_seeded = True
+
     def freshen(self, timeout: Timeout = DEFAULT) -> bool:
         """Sets the guest's clock, and has Linux make new random numbers.
 
@@ -131,16 +155,24 @@ class MachineSnapshots(MachineRestorePoints):
         """
         __tracebackhide__ = True
         deadline = self._deadline(timeout)
-        for console in self._opened_consoles.values():
-            shell = console.shell_state
-            if shell is not None and shell.prompt_end and _waits(console, shell.prompt_end):
-                command = freshening_command(self.config.arch or "")
-                console.run(command, timeout=deadline.remaining())
-                return True
+        console = self._waiting_shell()
+        if console is not None:
+            seeded, self._is_seeded = self._is_seeded, False
+            command = clock_command() if seeded else freshening_command(self.config.arch or "")
+            console.run(command, timeout=deadline.remaining())
+            return True
         if self._agent is None and not (getattr(self._saved, "agent", False)):
             return False
         self.guest.execute("guest-set-time", {"time": time.time_ns()}, timeout=deadline)
         return True
+
+    def _waiting_shell(self) -> Console | None:
+        """The first console at which a shell waits that is known."""
+        for console in self._opened_consoles.values():
+            shell = console.shell_state
+            if shell is not None and shell.prompt_end and _waits(console, shell.prompt_end):
+                return console
+        return None
 
     def check(self) -> None:
         """Raises what went wrong beside the test's own course, once; with its clones'."""

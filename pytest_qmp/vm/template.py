@@ -218,6 +218,12 @@ class Template:
             if machine.held:
                 machine.stop()
 
+    def make_ready(self, machine: VirtualMachine) -> None:
+        """Does for a started machine that is held what bring_up() needs not do then any more."""
+        __tracebackhide__ = True
+        if self._saved is not None and not is_repeatable(self.config):
+            machine.freshen_ahead()
+
     # -- elsewhere -------------------------------------------------------------------------------
 
     def manifest(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ Start = Callable[[VirtualMachine], object]
 
 
 class ClonePool:
-    """Keeps machines ready that are all there but stopped: one ``cont``, and a test has one.
+    """Keeps machines ready that are all there but stopped: ``cont``, the time, and a test has one.
 
     Only those of one template and one set of changes at a time: what the last test had.
 
@@ -88,7 +88,7 @@ class ClonePool:
             try:
                 machine = template.machine(**changes, paused=True)
                 start(machine)
-                template.bring_up(machine)
+                template.make_ready(machine)
             except (QMPError, OSError):
                 # There is no room, or it fails: the test that needs one is told why.
                 if machine is not None:
