@@ -243,7 +243,7 @@ class ConnectingAgentClient(WatchedClient):
         __tracebackhide__ = True
         # What has come unasked would be taken for the reply.
         connection.wait(lambda: False, Deadline(0))
-        connection.require_open()
+        connection.require_open(f"the reply to {SYNC!r}")
         if not self._session.synced or self._session.stray is not None:
             self._resync(connection, deadline)
 

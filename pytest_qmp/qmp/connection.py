@@ -98,8 +98,9 @@ class BlockingConnection:
                     self._send(call, fds)
                     return call
             # Not under the lock: the background needs it to tell of what follows.
-            self.require_open()
-            self._raise_condemned(f"the reply to {call.command!r}")
+            awaited = f"the reply to {call.command!r}"
+            self.require_open(awaited)
+            self._raise_condemned(awaited)
 
     def _send(self, call: Call, fds: Sequence[int]) -> None:
         if fds:
@@ -332,11 +333,12 @@ class BlockingConnection:
                 "one is a fork: two of them would take each other's replies. Connect anew here"
             )
 
-    def require_open(self) -> None:
+    def require_open(self, awaited: str) -> None:
         """Raises the reason if the connection is over."""
         __tracebackhide__ = True
         if self.session.failure is not None:
-            self.raise_lost("")
+            self._raise_condemned(awaited)
+            raise failures.lost(self.session, self.peer, explain=self.explain_loss)
 
     def require_unwatched(self, awaited: str, names: tuple[str, ...] = ()) -> None:
         """Raises what the watch has to say, if a wait for events has to end."""
@@ -371,14 +373,6 @@ class BlockingConnection:
         error = self.watch.error(awaited, gone=gone) if self.watch is not None else None
         if error is not None:
             raise error
-
-    def raise_lost(self, when: str, seen: str = "") -> NoReturn:
-        """Raises the reason for which the connection is over."""
-        __tracebackhide__ = True
-        __tracebackhide__ = True
-        if self.watch is not None:
-            self._raise_condemned(when)
-        raise failures.lost(self.session, self.peer, when, seen, self.explain_loss)
 
     def poll(self) -> EventLog:
         """Takes in what has already arrived, without waiting, and returns the events."""

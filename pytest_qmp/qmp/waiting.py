@@ -126,7 +126,7 @@ class EventWaiter:
         connection = self._connected()
         if connection.wait(lambda: self._events.total > seen, deadline, names=names):
             return True
-        connection.require_open()
+        connection.require_open("news of the machine")
         connection.require_unwatched("news of the machine", names)
         return False
 

@@ -178,7 +178,7 @@ class ConsoleReading(_Spawn):
         awaited, _ = self._awaited
         error = self._board.error(f"{awaited} at the console {self.name}", gone=gone)
         if error is not None:
-            raise ConsoleVerdictError(error)
+            raise ConsoleVerdictError(error) from None
 
     def expect(
         self,
@@ -373,12 +373,12 @@ class ConsoleReading(_Spawn):
             raise ConsoleTimeoutError(
                 f"waited {deadline.words} for {names} at the console {self.name}, in vain.\n"
                 f"{self._shown()}"
-            )
+            ) from None
         self._raise_verdict(gone=True)
         raise ConsoleEOFError(
             f"the console {self.name} closed while {names} was awaited "
             f"(for {deadline.elapsed:.1f} s): {self._ended()}\n{self._shown()}"
-        )
+        ) from None
 
     def _raise_if_over(self, ending: Ending, deadline: Deadline) -> None:
         """Raises what ended a wait before its time."""

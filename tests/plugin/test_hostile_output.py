@@ -62,8 +62,8 @@ def test_all_that_is_printed_is_harmless(run: Run, tmp_path: Path, attack: str) 
     )
     result.assert_outcomes(failed=7, errors=result.parseoutcomes().get("errors", 0))
     shown = result.stdout.str()
-    # Where it is shown it can be told by what stands before it.
-    assert shown.count("login: ") >= 7
+    # Where it is shown it can be told by what stands before it, or has been written over that.
+    assert len(re.findall("login: |overn: ", shown)) >= 7
     assert_harmless(shown)
     assert_harmless(result.stderr.str())
     assert_harmless(re.sub(r"&#\w+;", "", xml.read_text()))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from pytest_qmp import VirtualMachine, VMError
+from tests.leftovers import wait_until
 
 
 @dataclass
@@ -89,7 +90,7 @@ def test_echo_is_on_for_a_person(person: Person) -> None:
         person.sit_down()
         os.write(person.end, b"\x1d")
         vm.console.interact()
-        assert b"stty echo" in vm.fake.guest.console_input
+        wait_until(lambda: b"stty echo" in vm.fake.guest.console_input)
         assert vm.console.shell_state is None
 
 

@@ -54,6 +54,9 @@ def at_tty(
 
     def take_terminal() -> None:
         os.setsid()
+        # What a shell has started in its background has inherited these as ignored.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     program = subprocess.Popen(
