@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import Any
 
+from .counter import Counter
 from .replies import CommandFailed
 
 __all__ = ["ALL", "NOTHING", "BlockGraph", "Blocker", "Edge", "Node", "Perm", "User"]
@@ -212,7 +212,7 @@ class BlockGraph:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
-        self._generated = itertools.count()
+        self._generated = Counter()
         # The names that QEMU generates are not to be foreseen either.
         self._random = random.Random()
 

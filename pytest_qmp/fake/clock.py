@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable
+
+from .counter import Counter
 
 __all__ = ["Clock", "Timer"]
 
@@ -44,7 +45,7 @@ class Clock:
         self._origin = time.monotonic()
         self._advanced = 0.0
         self._timers: list[tuple[float, int, Timer]] = []
-        self._numbers = itertools.count()
+        self._numbers = Counter()
         self._soon: deque[Callable[[], None]] = deque()
 
     @property
