@@ -132,9 +132,10 @@ class AgentCommands(ConnectingAgentClient):
             limit = Deadline(_SILENT_SECONDS if left is None else min(left, _SILENT_SECONDS))
             try:
                 call = connection.send(lambda: session.call(command, arguments))
-                # Its reply comes next where the command has none; the number is of no interest.
-                connection.send(lambda: session.call(SYNC, {"id": 0}))
+                # A guest that obeys may be gone at any moment from now on.
                 with suppress(QMPTimeoutError, QMPDisconnectedError):
+                    # Its reply comes next where the command has none; the number is of no interest.
+                    connection.send(lambda: session.call(SYNC, {"id": 0}))
                     connection.wait_for_reply(call, limit)
             finally:
                 session.lose_sync()
