@@ -61,10 +61,19 @@ def test_each_way_on_each_machine(version: str, machine: str, way: str, tmp_path
 @pytest.mark.parametrize("arch", ["aarch64", "riscv64"])
 def test_other_architectures(arch: str, tmp_path: Path) -> None:
     config = echoing(tmp_path, arch=arch)
-    with Template.boot(config, alive) as template:
+    with Template.boot(config, alive, restore="clone") as template:
         assert (template.way, template.reasons) == ("clone", {})
         with template.start() as vm:
             says(vm, "clone")
+
+
+@pytest.mark.needs_qemu
+def test_where_timers_are_lost_each_machine_boots(tmp_path: Path) -> None:
+    with Template.boot(echoing(tmp_path, arch="riscv64"), alive) as template:
+        assert template.way == "boot"
+        assert "timers of a RISC-V machine" in template.reasons["clone"]
+        with template.start() as vm:
+            says(vm, "booted")
 
 
 @pytest.mark.needs_qemu
