@@ -17,8 +17,6 @@ from pytest_qmp.vm.console_login import ESCAPE, LOGIN, PASSWORD, ConsoleLogin, a
 from pytest_qmp.vm.expecter import Ending
 from pytest_qmp.vm.searching import Found, Searcher
 from pytest_qmp.vm.shell_frames import Frames, Mark
-from pytest_qmp.vm.stream import OutputStream
-from pytest_qmp.vm.unread import UnreadText
 
 __all__ = ["CommandResult", "ConsoleShell", "ShellState"]
 
@@ -325,35 +323,11 @@ class ConsoleShell(ConsoleLogin):
         return str(self.buffer)
 
     if TYPE_CHECKING:
-        # The console's.
-        name: str
-        timeout: float | None
+        # The console's, beside what logging in needs of it.
         before: str | None
         buffer: str
-        _unread: UnreadText
-        _awaited: tuple[str, bool]
-        _stream: OutputStream
-
-        def send(self, text: str) -> int: ...
-
-        def tail(self, lines: int = 20) -> str: ...
-
-        def _found_by(
-            self,
-            searcher: Searcher,
-            deadline: Deadline,
-            *,
-            settle: bool = True,
-            unread: UnreadText | None = None,
-        ) -> Found: ...
-
-        def _take(self, found: Found) -> int: ...
 
         def _patience(self) -> float: ...
-
-        def _raise_if_over(self, ending: Ending, deadline: Deadline) -> None: ...
-
-        def _shown(self) -> str: ...
 
 
 def _short(command: str, limit: int = 120) -> str:
